@@ -1,0 +1,1 @@
+"""What happens to the data: one folder per containerized component."""

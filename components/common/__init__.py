@@ -1,0 +1,1 @@
+"""What the stages stand on: the spec, examples, storage, the store, models, statistics, tracking."""

@@ -1,0 +1,1 @@
+"""A checkpoint becomes metrics with intervals."""

@@ -1,0 +1,1 @@
+"""Sources become examples, a held-out part and a ledger that closes."""

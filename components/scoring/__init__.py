@@ -1,0 +1,1 @@
+"""Examples become examples with a difficulty."""

@@ -1,0 +1,1 @@
+"""Scored examples become tiers and a split report."""

@@ -1,0 +1,1 @@
+"""A phase becomes a checkpoint."""

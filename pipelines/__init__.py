@@ -1,0 +1,1 @@
+"""What calls the components, in which order, and where."""
