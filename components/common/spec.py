@@ -101,7 +101,7 @@ class SplittingSpec(Strict):
     cut: Literal["thresholds", "quantiles", "tokens"] = "quantiles"
     """`quantiles`: equal counts; `tokens`: equal tokens; `thresholds`: the values given."""
     thresholds: list[float] = []
-    """The `tiers - 1` cuts, increasing; an example at a cut belongs to the harder tier (as [1, 1.5), [1.5, 3.5), ...)."""
+    """The `tiers - 1` cuts, increasing; an example at a cut belongs to the harder tier, as in [1, 1.5), [1.5, 3.5)."""
 
     @model_validator(mode="after")
     def _thresholds_fit(self) -> Self:

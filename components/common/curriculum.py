@@ -1,0 +1,213 @@
+"""The curriculum: from the spec's shorthand to phases and controls, and from a phase to its sequence of examples.
+
+A phase trains on an explicit *sequence* of example ids, its epochs laid end to end. The sequence is the promise
+that tests hold the trainer to, and its digest is the data's part of the phase's key.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from components.common.digests import hash_order
+from components.common.spec import OnlyControl, PhaseSpec, SftOverrides, SftSettings, Spec
+
+MAIN = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What one tiered phase trains on.
+
+    Attributes:
+        tiers: Its tiers.
+        epochs: Passes over them.
+        replay: Share of the phase's examples drawn from `seen`.
+        seen: The tiers of the phases before it.
+    """
+
+    tiers: tuple[int, ...]
+    epochs: int
+    replay: float = 0.0
+    seen: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePlan:
+    """One phase of one curriculum.
+
+    Attributes:
+        curriculum: `main`, or the control's name.
+        index: Its place in the curriculum, from 1.
+        name: What users read, e.g. `tier-1`.
+        method: The training method.
+        portions: What it trains on; several where all phases' data are mixed.
+        arrangement: `tiers` keeps the tiers; `random` replaces them by random sets of the same sizes; `shuffled`
+            mixes all portions; `chunk` takes the part numbered `chunk` (from 0) of that mix.
+        settings: The resolved hyperparameters.
+        chunk: See `arrangement`.
+    """
+
+    curriculum: str
+    index: int
+    name: str
+    method: str
+    portions: tuple[Portion, ...]
+    arrangement: Literal["tiers", "random", "shuffled", "chunk"]
+    settings: SftSettings
+    chunk: int = 0
+
+    @property
+    def tiers(self) -> list[int]:
+        """The tiers whose examples it sees, sorted."""
+        return sorted({tier for portion in self.portions for tier in portion.tiers})
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """The ordered phases of a run or of one of its controls."""
+
+    name: str
+    phases: tuple[PhasePlan, ...]
+
+
+def control_name(control: str | OnlyControl) -> str:
+    """The control's name in results: `one_off`, `only_1_2`, ..."""
+    return control if isinstance(control, str) else "only_" + "_".join(str(tier) for tier in control.only)
+
+
+def tier_order(spec: Spec, seed: int) -> list[int]:
+    """The order of the tiers that the shorthand asks for."""
+    every = list(range(1, spec.splitting.tiers + 1))
+    order = spec.curriculum.order
+    if isinstance(order, list):
+        return list(order)
+    if order == "ascending":
+        return every
+    if order == "descending":
+        return every[::-1]
+    return [int(tier) for tier in hash_order([str(tier) for tier in every], seed, "tier order")]
+
+
+def phase_specs(spec: Spec, seed: int) -> list[PhaseSpec]:
+    """The tiers' phases as a user could write them in `curriculum.phases`: the shorthand, expanded."""
+    if spec.curriculum.phases is not None:
+        return list(spec.curriculum.phases)
+    order = tier_order(spec, seed)
+    return [
+        PhaseSpec(name=f"tier-{tier}", tiers=[tier], replay=spec.curriculum.replay if place else 0.0)
+        for place, tier in enumerate(order)
+    ]
+
+
+def _settings(shared: SftSettings, phase: PhaseSpec) -> SftSettings:
+    given = {name: getattr(phase, name) for name in SftOverrides.model_fields}
+    return shared.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
+def _tiered(curriculum: str, spec: Spec, phases: Sequence[PhaseSpec], random: bool, start: int = 0) -> list[PhasePlan]:
+    plans: list[PhasePlan] = []
+    seen: list[int] = []
+    for place, phase in enumerate(phases, start + 1):
+        settings = _settings(spec.curriculum.sft, phase)
+        replayed = tuple(sorted(set(seen) - set(phase.tiers)))
+        portion = Portion(tuple(phase.tiers), settings.epochs, phase.replay if replayed else 0.0, replayed)
+        name = phase.name or "tier-" + "-".join(str(tier) for tier in phase.tiers)
+        name = name.replace("tier-", "random-") if random else name
+        plans.append(
+            PhasePlan(curriculum, place, name, phase.method, (portion,), "random" if random else "tiers", settings)
+        )
+        seen += phase.tiers
+    return plans
+
+
+def _control(control: str | OnlyControl, spec: Spec, phases: list[PhaseSpec]) -> list[PhasePlan]:
+    name, shared = control_name(control), spec.curriculum.sft
+    main = _tiered(name, spec, phases, random=False)
+    portions = tuple(portion for plan in main for portion in plan.portions)
+    if control == "random_tiers":
+        return _tiered(name, spec, phases, random=True)
+    if control == "one_off":
+        return [PhasePlan(name, 1, "all-tiers", "sft", portions, "shuffled", shared)]
+    if control == "one_off_restarts":
+        return [
+            PhasePlan(name, plan.index, f"mix-{plan.index}", "sft", portions, "chunk", plan.settings, place)
+            for place, plan in enumerate(main)
+        ]
+    wanted = {spec.splitting.tiers} if control == "hardest_only" else set(control.only)  # type: ignore[union-attr]  # the names are exhausted
+    kept = [phase for phase in phases if set(phase.tiers) & wanted]
+    alone = [phase.model_copy(update={"tiers": [t for t in phase.tiers if t in wanted]}) for phase in kept]
+    return _tiered(name, spec, alone, random=False)
+
+
+def expand(spec: Spec, seed: int) -> list[Curriculum]:
+    """The main curriculum and its controls, in the spec's order, each with the phases of `then` at its end."""
+    phases = phase_specs(spec, seed)
+    plans = {MAIN: _tiered(MAIN, spec, phases, random=False)}
+    for control in spec.controls:
+        plans[control_name(control)] = _control(control, spec, phases)
+    return [
+        Curriculum(name, (*plan, *_tiered(name, spec, spec.curriculum.then, random=False, start=len(plan))))
+        for name, plan in plans.items()
+    ]
+
+
+def _purpose(epoch: int) -> str:
+    return "order" if epoch == 0 else f"order:{epoch}"
+
+
+def _shuffled(ids: list[str], seed: int, epoch: int) -> list[str]:
+    """The ids in hash order; a repeated id is placed by its occurrence, so that repeats spread."""
+    if len(set(ids)) == len(ids):
+        return hash_order(ids, seed, _purpose(epoch))
+    seen: Counter[str] = Counter()
+    numbered: dict[str, str] = {}
+    for item in ids:
+        seen[item] += 1
+        numbered[item if seen[item] == 1 else f"{item}#{seen[item]}"] = item
+    return [numbered[name] for name in hash_order(numbered, seed, _purpose(epoch))]
+
+
+def _members(portion: Portion, tiers: Mapping[int, Sequence[str]], seed: int) -> list[str]:
+    own = [item for tier in portion.tiers for item in tiers[tier]]
+    if not portion.replay:
+        return own
+    seen = [item for tier in portion.seen for item in tiers[tier]]
+    count = min(len(seen), round(len(own) * portion.replay / (1 - portion.replay)))
+    return own + hash_order(seen, seed, "replay")[:count]
+
+
+def _random_tiers(tiers: Mapping[int, Sequence[str]], seed: int) -> dict[int, list[str]]:
+    pool = hash_order([item for tier in sorted(tiers) for item in tiers[tier]], seed, "random tiers")
+    drawn: dict[int, list[str]] = {}
+    for tier in sorted(tiers):
+        drawn[tier], pool = pool[: len(tiers[tier])], pool[len(tiers[tier]) :]
+    return drawn
+
+
+def sequence(plan: PhasePlan, tiers: Mapping[int, Sequence[str]], seed: int) -> list[str]:
+    """The example ids that the phase's trainer sees, in order, all epochs laid end to end.
+
+    Args:
+        plan: The phase.
+        tiers: The ids of every tier (training part), in any order.
+        seed: The run's seed.
+
+    Returns:
+        One id for each example seen; an id repeats once for each epoch and replay.
+    """
+    members = [
+        _members(p, _random_tiers(tiers, seed) if plan.arrangement == "random" else tiers, seed) for p in plan.portions
+    ]
+    most = max(portion.epochs for portion in plan.portions)
+    everything: list[str] = []
+    for epoch in range(most):
+        passing = [item for p, ids in zip(plan.portions, members, strict=True) if p.epochs > epoch for item in ids]
+        everything += _shuffled(passing, seed, epoch)
+    if plan.arrangement != "chunk":
+        return everything
+    sizes = [len(ids) * portion.epochs for portion, ids in zip(plan.portions, members, strict=True)]
+    start = sum(sizes[: plan.chunk])
+    return everything[start : start + sizes[plan.chunk]]

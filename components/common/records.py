@@ -1,0 +1,136 @@
+"""What the steps of one run leave behind for its report: one small JSON file a step, under the store.
+
+`runs/<run>/run.json` says what the run is; `runs/<run>/<step>.json` what a step did. Records are named, never
+listed: the report knows from the spec which steps there should be, and says which are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from components.common.curriculum import MAIN
+from components.common.spec import Spec
+
+BASE = "base"
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """What one step did.
+
+    Attributes:
+        step: Its name; see `step_name`.
+        kind: The store's kind of its result.
+        key: The result's key.
+        uri: Where the result is.
+        reused: Whether the result was found rather than made.
+        seconds: Wall time of the step, from the start of its process.
+        overhead_seconds: Of these, what was not the work: starting processes, importing, Ray.
+        info: What the step says about its result; the fields are documented at the step.
+    """
+
+    step: str
+    kind: str
+    key: str
+    uri: str
+    reused: bool
+    seconds: float
+    overhead_seconds: float
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RunInfo:
+    """What a run is.
+
+    Attributes:
+        run: Its id, unique.
+        name: The spec's name.
+        spec: The resolved spec, as JSON values.
+        spec_digest: Digest of the resolved spec.
+        store: The store's place.
+        output_dir: Where report.html and summary.json go.
+        started: ISO 8601 time, UTC.
+        mlflow: {"uri", "run_id"}; empty strings where tracking is off.
+        versions: Package versions by name.
+        machine: {"platform", "cpu", "cores", "memory_gib", "gpus"}.
+    """
+
+    run: str
+    name: str
+    spec: dict[str, Any]
+    spec_digest: str
+    store: str
+    output_dir: str
+    started: str
+    mlflow: dict[str, str] = field(default_factory=lambda: {"uri": "", "run_id": ""})
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line of JSON; what travels between the steps as their context."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**json.loads(text))
+
+    def parsed(self) -> Spec:
+        """The spec as a model."""
+        return Spec.model_validate(self.spec)
+
+
+def step_name(stage: str, curriculum: str = "", index: int = 0, seed: int | None = None) -> str:
+    """The name of a step's record.
+
+    `prepare`, `score`, `split.s17`, `train.main.1.s17`, `evaluate.base`, `evaluate.one_off.1.s17`, `report`.
+    """
+    if stage in ("prepare", "score", "report"):
+        return stage
+    if stage == "split":
+        return f"split.s{seed}"
+    if curriculum == BASE:
+        return "evaluate.base"
+    return f"{stage}.{curriculum or MAIN}.{index}.s{seed}"
+
+
+class RunRecords:
+    """The records of one run, in a folder under the store.
+
+    Args:
+        store: The store's folder.
+        run: The run's id.
+    """
+
+    def __init__(self, store: str | Path, run: str) -> None:
+        self.folder = Path(store).absolute() / "runs" / run
+
+    def _write(self, name: str, text: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".{name}.{os.getpid()}"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.folder / f"{name}.json")
+
+    def open(self, info: RunInfo) -> None:
+        """Record what the run is."""
+        self._write("run", info.to_json())
+
+    def info(self) -> RunInfo:
+        """What the run is."""
+        return RunInfo.from_json((self.folder / "run.json").read_text(encoding="utf-8"))
+
+    def write(self, record: StepRecord) -> None:
+        """Record a step; a repeated step replaces its record."""
+        self._write(record.step, json.dumps(asdict(record), sort_keys=True))
+
+    def read(self, step: str) -> StepRecord | None:
+        """A step's record, or None where the step has not finished."""
+        try:
+            return StepRecord(**json.loads((self.folder / f"{step}.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
