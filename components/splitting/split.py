@@ -126,7 +126,8 @@ def _given(fields: str | None) -> float:
     value = json.loads(fields).get("difficulty")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
-    return float(max(-sys.float_info.max, min(sys.float_info.max, value)))  # a whole number may be past any float
+    # A whole number may be past any float. In this order of the arguments NaN stays NaN.
+    return float(min(max(value, -sys.float_info.max), sys.float_info.max))
 
 
 def _in_order(ids: pa.ChunkedArray, rows: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.int64], str]:
