@@ -1,0 +1,346 @@
+"""The report's plots. Each function draws one figure in a given width; none computes a statistic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from components.common.curriculum import MAIN
+from components.common.records import BASE, StepRecord
+from components.reporting.comparisons import Comparisons
+from components.reporting.measures import LOSS, Level, Measure, duration, part_title, parts_of
+from components.reporting.plot_style import (
+    BASE_COLOUR,
+    FAINT,
+    INK,
+    SOFT,
+    WIDE,
+    apart,
+    colours,
+    halo,
+    new_figure,
+    tier_colours,
+)
+from components.reporting.results import CurriculumResult, PhaseResult, Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_BARS = 30
+
+
+def _palette(results: Results) -> dict[str, str]:
+    return colours([curriculum.name for curriculum in results.curricula])
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Running mean over about a twentieth of the points, within one phase."""
+    reach = max(0, len(values) // 40)
+    windows = [values[max(0, place - reach) : place + reach + 1] for place in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def _curve(phases: Sequence[PhaseResult]) -> list[tuple[list[float], list[float]]]:
+    """Steps (counted over all phases) and losses of each phase, up to the first that is missing."""
+    pieces: list[tuple[list[float], list[float]]] = []
+    done = 0
+    for phase in phases:
+        if phase.train is None:
+            break
+        points = [point for point in phase.train.info["learning"] if point.get("loss") is not None]
+        pieces.append(([done + point["step"] for point in points], [float(point["loss"]) for point in points]))
+        done += phase.train.info["steps"]
+    return pieces
+
+
+def learning_figure(results: Results, width: float) -> Figure | None:
+    """The training loss of the main run with its phases, and the controls' thinner beside it (first seed)."""
+    palette, wide = _palette(results), width == WIDE
+    figure = new_figure(width, 3.5 if wide else 3.1)
+    axes = figure.add_subplot()
+    ends: list[tuple[float, float, str, str]] = []
+    for curriculum in reversed(results.curricula):
+        main = curriculum.name == MAIN
+        pieces = [(steps, losses) for steps, losses in _curve(curriculum.first) if steps]
+        for steps, losses in pieces:
+            if main:
+                axes.plot(steps, losses, color=palette[MAIN], lw=0.8, alpha=0.3)
+            axes.plot(steps, _smooth(losses), color=palette[curriculum.name], lw=2.4 if main else 1.2)
+        if pieces:
+            ends.append((pieces[-1][0][-1], _smooth(pieces[-1][1])[-1], curriculum.title, palette[curriculum.name]))
+    if not ends:
+        return None
+    _mark_phases(axes, results.main.first, wide)
+    axes.set_xlabel("optimizer steps")
+    axes.set_ylabel("training loss, nats per token")
+    axes.set_xlim(0, max(x for x, *_ in ends))
+    axes.grid(axis="x", visible=False)
+    _label_ends(axes, ends, wide)
+    return figure
+
+
+def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]], wide: bool) -> None:
+    """Names of the lines: at their ends where there is room, else as a legend below."""
+    if not wide:
+        from matplotlib.lines import Line2D
+
+        lines = [Line2D([], [], color=colour, lw=2, label=text) for *_, text, colour in reversed(ends)]
+        figure = axes.get_figure(root=True)
+        if figure:
+            figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False, handlelength=1.2)
+        return
+    low, high = axes.get_ylim()
+    edge = axes.get_xlim()[1]
+    early = [end for end in ends if end[0] < 0.93 * edge]
+    late = [end for end in ends if end[0] >= 0.93 * edge]
+    places = [y for _, y, _, _ in early] + apart([y for _, y, _, _ in late], 0.065 * (high - low))
+    for (x, _, text, colour), place in zip([*early, *late], places, strict=True):
+        axes.annotate(
+            text,
+            (x if x < 0.93 * edge else edge, place),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            annotation_clip=False,
+            path_effects=halo(),
+        )
+
+
+def _mark_phases(axes: Axes, phases: Sequence[PhaseResult], wide: bool) -> None:
+    done = 0.0
+    room = 8 if wide else 4
+    for phase in phases:
+        if phase.train is None:
+            break
+        steps = phase.train.info["steps"]
+        if done:
+            axes.axvline(done, color=SOFT, lw=1, ls=(0, (4, 3)))
+        name = phase.plan.name if len(phases) <= room else str(phase.plan.index)
+        axes.annotate(
+            name,
+            (done + steps / 2, 1.0),
+            (0, 4),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            color=INK,
+            fontweight="bold",
+            fontsize=9,
+        )
+        done += steps
+
+
+def phases_figure(results: Results, found: Comparisons, measure: Measure, width: float) -> Figure | None:
+    """Small multiples: one panel for everything, each tier and each slice; base, every phase, the controls' ends."""
+    tiers, slices = parts_of(results.metric_names(), measure)
+    if not any(measure.read(phase.metrics) for phase in results.main.all_phases()):
+        return None
+    parts = ["", *tiers, *slices]
+    across = min(len(parts), 3 if width == WIDE else 2)
+    down = math.ceil(len(parts) / across)
+    figure = new_figure(width, (2.1 if width == WIDE else 1.9) * down + 0.55)
+    first: Axes | None = None
+    for place, part in enumerate(parts):
+        axes = figure.add_subplot(down, across, place + 1, sharey=first)
+        first = first or axes
+        _panel(axes, results, found, measure, part, place + across >= len(parts))
+        axes.set_title({"": "all held-out"}.get(part, part_title(part)), fontweight="bold" if not part else "normal")
+        axes.tick_params(labelleft=place % across == 0)
+    figure.supylabel(f"{measure.title}, {'%' if measure is not LOSS else 'nats per token'}", fontsize=9, color=SOFT)
+    _legend(figure, results)
+    return figure
+
+
+def _legend(figure: Figure, results: Results) -> None:
+    from matplotlib.lines import Line2D
+
+    palette = _palette(results)
+    entries = [(BASE, "base"), *((curriculum.name, curriculum.title) for curriculum in results.curricula)]
+    marks = [
+        Line2D([], [], color=palette[name], marker="o", ms=5, lw=2 if name == MAIN else 0, label=title)
+        for name, title in entries
+    ]
+    figure.legend(
+        handles=marks,
+        loc="outside upper left",
+        ncols=len(marks) if figure.get_figwidth() == WIDE else 3,
+        frameon=False,
+        handletextpad=0.4,
+        columnspacing=1.3,
+        handlelength=1.2,
+    )
+
+
+def _panel(axes: Axes, results: Results, found: Comparisons, measure: Measure, part: str, lowest: bool) -> None:
+    palette, main = _palette(results), results.main
+    names = ["base", *(phase.plan.name for phase in main.first)]
+    base = measure.read(results.base_metrics, part)
+    if base:
+        axes.axhline(base.value * measure.scale, color=BASE_COLOUR, lw=0.9, ls=(0, (1, 2)))
+        _point(axes, 0, base, measure, BASE_COLOUR)
+    for phases in main.phases.values():
+        levels = [(phase.plan.index, measure.read(phase.metrics, part)) for phase in phases]
+        line = [(0, base), *levels]
+        known = [(x, level.value * measure.scale) for x, level in line if level]
+        alone = len(main.phases) == 1
+        axes.plot(*zip(*known, strict=True), color=palette[MAIN], lw=2 if alone else 1, alpha=1 if alone else 0.45)
+        for x, level in levels:
+            if level and alone:
+                _point(axes, x, level, measure, palette[MAIN])
+    ends = [*([main] if len(main.phases) > 1 else []), *results.controls]
+    for place, curriculum in enumerate(ends):
+        level = found.levels.get((curriculum.name, measure.metric(part)))
+        if level:
+            _point(axes, len(names) - 0.35 + 0.4 * place, level, measure, palette[curriculum.name])
+    if ends:
+        axes.axvline(len(names) - 0.65, color=FAINT, lw=1)
+    narrow = len(names) > 5 or axes.get_figure(root=True).get_figwidth() != WIDE  # type: ignore[union-attr]  # in one
+    axes.set_xticks(range(len(names)), names if lowest else [""] * len(names), rotation=90 if narrow else 0)
+    axes.set_xlim(-0.35, len(names) - 0.6 + 0.4 * len(ends))
+    axes.grid(axis="x", visible=False)
+
+
+def _point(axes: Axes, x: float, level: Level, measure: Measure, colour: str) -> None:
+    value, low, high = (number * measure.scale for number in (level.value, level.low, level.high))
+    if not math.isnan(low):
+        axes.plot([x, x], [low, high], color=colour, lw=1.6, solid_capstyle="butt")
+    axes.plot([x], [value], "o", color=colour, ms=5, mec="white", mew=0.8)
+
+
+def controls_figure(results: Results, found: Comparisons, width: float) -> Figure | None:
+    """Beside each other: every curriculum's result with its interval, and main minus each control with its own."""
+    measure, palette, wide = found.measure, _palette(results), width == WIDE
+    rows = [(c, found.levels.get((c.name, measure.metric()))) for c in results.curricula]
+    compared = [against for against in found.controls if against.comparison]
+    if not compared or not any(level for _, level in rows):
+        return None
+    tall = 0.34 * len(rows) + 0.95
+    figure = new_figure(width, tall if wide else 2 * tall + 0.1)
+    left = figure.add_subplot(1, 2, 1) if wide else figure.add_subplot(2, 1, 1)
+    right = figure.add_subplot(1, 2, 2) if wide else figure.add_subplot(2, 1, 2)
+    for y, (curriculum, level) in enumerate(rows):
+        if level:
+            _bar(left, y, level.value, level.low, level.high, measure, palette[curriculum.name])
+            text = measure.number(level.value) + measure.sign
+            _over(left, level.value * measure.scale, y, text, palette[curriculum.name])
+    _rows(left, [curriculum for curriculum, _ in rows], palette, labels=True)
+    left.set_title(f"{measure.title}, {results.spec.evaluation.confidence:.0%} interval")
+    order = {curriculum.name: y for y, (curriculum, _) in enumerate(rows)}
+    for against in compared:
+        gap, name = against.comparison, against.control.name
+        if gap:
+            _bar(right, order[name], gap.difference, gap.low, gap.high, measure, palette[name])
+            _over(right, gap.difference * measure.scale, order[name], measure.gap(gap.difference), palette[name])
+    _rows(right, [curriculum for curriculum, _ in rows], palette, labels=not wide)
+    right.axvline(0, color=INK, lw=1)
+    furthest = max(abs(bound) for bound in right.get_xlim())
+    right.set_xlim(-furthest, furthest)
+    right.set_title("main minus control" + (f", {measure.unit}" if measure.unit else ", nats per token"))
+    worse, better = ("main worse", "main better") if measure.higher_is_better else ("main better", "main worse")
+    right.set_xlabel(f"\N{LEFTWARDS ARROW} {worse}      {better} \N{RIGHTWARDS ARROW}")
+    return figure
+
+
+def _bar(axes: Axes, y: float, value: float, low: float, high: float, measure: Measure, colour: str) -> None:
+    if not math.isnan(low):
+        axes.plot([low * measure.scale, high * measure.scale], [y, y], color=colour, lw=2.4, solid_capstyle="butt")
+    axes.plot([value * measure.scale], [y], "o", color=colour, ms=7, mec="white", mew=1)
+
+
+def _over(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
+    axes.annotate(
+        text,
+        (x, y),
+        (0, 6),
+        textcoords="offset points",
+        ha="center",
+        color=colour,
+        fontsize=8.5,
+        path_effects=halo(),
+    )
+
+
+def _rows(axes: Axes, curricula: Sequence[CurriculumResult], palette: dict[str, str], labels: bool) -> None:
+    axes.set_ylim(len(curricula) - 0.5, -0.75)
+    axes.set_yticks(range(len(curricula)), [c.title if labels else "" for c in curricula])
+    for label, curriculum in zip(axes.get_yticklabels(), curricula, strict=True):
+        label.set(color=palette[curriculum.name], fontsize=9.5)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+
+
+def difficulty_figure(split: StepRecord, method: str, width: float) -> Figure:
+    """The histogram of difficulty, coloured by tier, with the cuts."""
+    info = split.info
+    edges, counts, cuts = info["histogram"]["edges"], info["histogram"]["counts"], info["cuts"]
+    shades = tier_colours(len(info["tiers"]))
+    middles = [(low + high) / 2 for low, high in pairwise(edges)]
+    widths = [0.92 * (high - low) for low, high in pairwise(edges)]
+    figure = new_figure(width, 2.7)
+    axes = figure.add_subplot()
+    axes.bar(middles, counts, widths, color=[shades[sum(m >= cut for cut in cuts)] for m in middles])
+    top = max([*counts, 1])
+    axes.set_ylim(0, 1.14 * top)
+    bounds = [edges[0], *cuts, edges[-1]]
+    few = len(cuts) < (8 if width == WIDE else 4)
+    for cut in cuts:
+        axes.axvline(cut, color=INK, lw=1, ls=(0, (4, 3)))
+        if few:
+            axes.annotate(
+                f"{cut:.3g}", (cut, 1.07 * top), (3, 0), textcoords="offset points", fontsize=8.5, va="center"
+            )
+    for tier, low, high in zip(info["tiers"], bounds, bounds[1:], strict=False):
+        text = f"tier {tier['tier']}" if few else str(tier["tier"])
+        axes.annotate(
+            text,
+            ((low + high) / 2, 1.0),
+            (0, 4),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            fontweight="bold",
+            fontsize=9,
+        )
+    axes.set_xlabel(f"difficulty ({method})")
+    axes.set_ylabel("training examples")
+    axes.grid(axis="x", visible=False)
+    return figure
+
+
+def timing_figure(records: Sequence[StepRecord], width: float) -> Figure:
+    """Seconds of every step, divided into work and overhead."""
+    rows = _timed(records)
+    figure = new_figure(width, 0.23 * len(rows) + 0.75)
+    axes = figure.add_subplot()
+    spots = range(len(rows))
+    work = [max(0.0, seconds - overhead) for _, seconds, overhead in rows]
+    axes.barh(spots, work, 0.66, color="#3f6fa8", label="work")
+    axes.barh(spots, [overhead for *_, overhead in rows], 0.66, left=work, color="#e0a458", label="overhead")
+    for y, (_, seconds, _) in enumerate(rows):
+        axes.annotate(
+            duration(seconds), (seconds, y), (4, 0), textcoords="offset points", va="center", fontsize=8, color=SOFT
+        )
+    axes.set_yticks(spots, [name for name, *_ in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(0, 1.15 * max([seconds for _, seconds, _ in rows] + [0.1]))
+    axes.set_xlabel("seconds")
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.legend(loc="lower right", frameon=True, facecolor="white", edgecolor="none")
+    return figure
+
+
+def _timed(records: Sequence[StepRecord]) -> list[tuple[str, float, float]]:
+    """(name, seconds, overhead) of the steps; where they are too many, seeds are added up and the longest shown."""
+    rows: dict[str, tuple[float, float]] = {}
+    many = len(records) > _MOST_BARS
+    for record in records:
+        name = record.step.rsplit(".s", 1)[0] if many else record.step
+        seconds, overhead = rows.get(name, (0.0, 0.0))
+        rows[name] = (seconds + record.seconds, overhead + record.overhead_seconds)
+    longest = sorted(rows, key=lambda name: -rows[name][0])[:_MOST_BARS]
+    return [(name, *rows[name]) for name in rows if name in longest]
