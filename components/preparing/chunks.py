@@ -10,7 +10,7 @@ from typing import Any
 
 CHUNK_BYTES = 1 << 20
 """Text of one chunk of lines, about."""
-CHUNK_ROWS = 2048
+CHUNK_ROWS = 512
 """Rows of one chunk of parsed rows."""
 
 

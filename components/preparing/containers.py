@@ -50,10 +50,6 @@ def read_chunks(path: Path, shown: str) -> Iterator[Chunk]:
         yield from _READERS[suffix](path, shown)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{shown}: the gzip file is damaged or cut off: {error}", "fetch the file again") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{shown}: not UTF-8 text: {error.reason} at byte {error.start} of a block", "convert the file to UTF-8"
-        ) from error
     except OSError as error:
         raise DataError(
             f"{shown}: cannot be read: {error.strerror or error}", "check the path and its rights"
@@ -67,8 +63,9 @@ def _open(path: Path, shown: str) -> IO[bytes]:
 
 
 def _open_text(path: Path, shown: str) -> IO[str]:
-    # newline="" leaves line ends alone: the csv module wants them as they are.
-    return io.TextIOWrapper(_open(path, shown), encoding="utf-8-sig", newline="")
+    # newline="" leaves line ends alone: the csv module wants them as they are. A byte that is not UTF-8 becomes half
+    # of a surrogate pair, for which its row, and no other, is rejected.
+    return io.TextIOWrapper(_open(path, shown), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _json(path: Path, shown: str) -> Iterator[Chunk]:
@@ -117,10 +114,7 @@ def _lines(path: Path, shown: str) -> Iterator[Chunk]:
 def _json_lines(path: Path, shown: str) -> Iterator[Chunk]:
     """Lines; an array under the name .jsonl is read as what it is."""
     with _open_text(path, shown) as file:
-        try:
-            is_array = Scanner(file.read).peek() == "["
-        except UnicodeDecodeError:
-            is_array = False  # a damaged line is one row's trouble
+        is_array = Scanner(file.read).peek() == "["
     yield from _json(path, shown) if is_array else _lines(path, shown)
 
 

@@ -1,7 +1,7 @@
 """Conversations in their many spellings -> turns that end with the assistant's reply.
 
-Chat lists (`role`/`content` or `from`/`value`), transcripts (paragraphs that start with `Human:` or `Assistant:`), and trees of
-messages (Open Assistant), of which every path to a last reply of the assistant is a conversation.
+Chat lists (`role`/`content` or `from`/`value`), transcripts (paragraphs that start with `Human:` or `Assistant:`), and
+trees of messages (Open Assistant), of which every path to a last reply of the assistant is a conversation.
 """
 
 import re
@@ -71,7 +71,7 @@ def _turn(entry: Any, where: str) -> Turn:
     name = entry.get("role", entry.get("from"))
     role = ROLE_NAMES.get(name.lower()) if isinstance(name, str) else None
     if role is None:
-        shown = f"`{name[:40]}`" if isinstance(name, str) else kind(name)
+        shown = f"{name[:40]!a}" if isinstance(name, str) else kind(name)
         raise Malformed(f"{where} has the role {shown}; known are {', '.join(ROLE_NAMES)}")
     content = entry["content"] if "content" in entry else entry.get("value")
     if isinstance(content, list):

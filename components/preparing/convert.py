@@ -18,6 +18,7 @@ from components.preparing.text_keys import exact_turns, normal_turns, normalise,
 
 LONGEST_SAMPLE = 2000
 """Characters of an unparsed row that are kept in `rejected.jsonl`."""
+NOT_UNICODE = "the text is not valid Unicode (a byte that is not UTF-8, or half of a surrogate pair)"
 HASHED, WANTED, REFUSED = 1, 2, 4
 """Bits of an example: held out by hash; by its row's or source's wish; kept in training by its row's wish."""
 
@@ -98,7 +99,7 @@ def convert(chunk: Chunk, settings: Settings) -> Converted:
                     raise draft
                 _add(draft, settings, made, columns)
             except UnicodeEncodeError:
-                made.rejected.append(Rejection(line, "the text holds half of a surrogate pair", row))
+                made.rejected.append(Rejection(line, NOT_UNICODE, _sample(row)))
             except Malformed as reason:
                 made.rejected.append(Rejection(line, str(reason), _sample(row)))
     made.batch = columns.batch()

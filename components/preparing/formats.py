@@ -8,13 +8,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from components.common.verifiers import VERIFIERS
 from components.preparing.conversations import transcript, tree_paths, turns
 from components.preparing.drafts import Draft, Malformed, Turn, items, kind, number, optional_text, scalars, text
 
 Converter = Callable[[dict[str, Any]], list[Draft | Malformed]]
 
-VERIFIERS = ("exact", "last_number")
-"""The verifiers that a row may name (see `Example.verifier`)."""
 _SOLUTION_END = re.compile(r"^####\s*\$?\s*([-+]?[\d,]*\d(?:\.\d+)?)\s*%?\s*$", re.MULTILINE)
 _EXTRA = frozenset({"group", "answer", "verifier", "slice", "held_out", "difficulty", "rejected"})
 
@@ -75,6 +74,8 @@ def oasst(row: dict[str, Any]) -> list[Draft | Malformed]:
     root = row.get("prompt")
     if not isinstance(root, dict):
         raise Malformed(f"`prompt` is {kind(root)}, not a message with `replies`")
+    if root.get("deleted"):
+        raise Malformed("the first message of the tree is deleted")
     name = row.get("message_tree_id") or root.get("message_id")
     group = str(name) if name else None
     fields = scalars(row, _OASST)
@@ -131,7 +132,7 @@ def _with_extras(row: dict[str, Any], found: tuple[Turn, ...], used: frozenset[s
             draft.fields["difficulty"] = number(row["difficulty"], "difficulty")
     if draft.verifier is not None:
         if draft.verifier not in VERIFIERS:
-            raise Malformed(f"`verifier` is `{draft.verifier[:40]}`; known are {', '.join(VERIFIERS)}")
+            raise Malformed(f"`verifier` is {draft.verifier[:40]!a}; known are {', '.join(VERIFIERS)}")
         if draft.answer is None:
             raise Malformed("`verifier` is given, but `answer` is not")
     return draft

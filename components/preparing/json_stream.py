@@ -75,8 +75,8 @@ class Scanner:
                 raise BrokenJson("the file ends in the middle of it" if cut_off else error.msg) from error
             except (RecursionError, ValueError) as error:
                 raise BrokenJson(str(error)) from error
-            # A number at the end of the text may go on in the next block.
-            if end == len(self._text) and self._more(size):
+            # A number at the end of the text may go on in the next block ("12", "12.", "12.5e").
+            if isinstance(value, int | float) and end + _NEAR_END >= len(self._text) and self._more(size):
                 continue
             self._at = end
             return value

@@ -39,7 +39,7 @@ class FileReport:
 
     source: str
     path: str
-    held_out: bool
+    part: str
     format: str = ""
     why: str = ""
     rows: int = 0
@@ -134,7 +134,7 @@ class _FirstPass:
 
     def read(self, part: Part, workers: Workers) -> FileReport:
         """Convert a file's rows and spool the examples that stay."""
-        report = FileReport(part.source, part.shown, part.held_out)
+        report = FileReport(part.source, part.shown, "held_out" if part.held_out else "train")
         chunks = self._recognised(part, report)
         settings = Settings(
             source=part.source,

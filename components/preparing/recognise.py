@@ -56,18 +56,20 @@ def recognise(rows: list[Any], file: str) -> tuple[str, str]:
         DataError: If no format fits; it shows the columns seen and the formats known.
     """
     objects = [row for row in rows if isinstance(row, dict)]
-    for name, columns, fits in _SIGNS:
+    for name, signs, fits in _SIGNS:
         count = sum(1 for row in objects if fits(row))
         if count * 2 > len(objects):
             which = "the first row has" if len(rows) == 1 else f"the first {len(rows)} rows have"
             if count < len(rows):
                 which = f"{count} of the first {len(rows)} rows have"
-            return name, f"auto: {which} {columns}"
+            return name, f"auto: {which} {signs}"
     seen: dict[str, None] = {}
     for row in objects:
         seen.update(dict.fromkeys(str(column) for column in row))
-    shown = ", ".join(f"`{column[:40]}`" for column in list(seen)[:20]) or "none (the rows are not objects)"
-    known = "; ".join(dict.fromkeys(f"{name}: {columns}" for name, columns, _ in _SIGNS))
+    # What is no valid Unicode could not be printed.
+    columns = [column[:40].encode(errors="replace").decode() for column in list(seen)[:20]]
+    shown = ", ".join(f"`{column}`" for column in columns) or "none (the rows are not objects)"
+    known = "; ".join(dict.fromkeys(f"{name}: {signs}" for name, signs, _ in _SIGNS))
     raise DataError(
         f"{file}: no known format fits its rows; columns seen: {shown}",
         f"rename the columns to those of one format, and name it with `format` where it is not recognised ({known})",

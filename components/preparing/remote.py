@@ -78,8 +78,7 @@ def s3_objects(url: str) -> list[S3Object]:
     Raises:
         DataError: If there are none, or the bucket cannot be listed.
     """
-    parts = urlsplit(url, allow_fragments=False)
-    bucket, key = parts.netloc, parts.path.lstrip("/")
+    bucket, _, key = url.removeprefix("s3://").partition("/")
     with s3_errors(url):
         pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
         found = [

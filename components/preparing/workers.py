@@ -1,13 +1,16 @@
 """Runs a function over chunks in several processes, with the results in the order of the chunks."""
 
+import logging
 import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Self, TypeVar
 
+_log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -48,13 +51,32 @@ class Workers:
         if self._pool is None:
             yield from map(function, items)
             return
-        waiting: deque[Future[Result]] = deque()
+        waiting: deque[tuple[Item, Future[Result] | None]] = deque()
         for item in items:
-            waiting.append(self._pool.submit(function, item))
+            waiting.append((item, self._submit(function, item)))
             if len(waiting) > self._ahead:
-                yield waiting.popleft().result()
+                yield self._result(function, *waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield self._result(function, *waiting.popleft())
+
+    def _submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result] | None:
+        if self._pool is None:
+            return None
+        try:
+            return self._pool.submit(function, item)
+        except BrokenProcessPool:
+            return None
+
+    def _result(self, function: Callable[[Item], Result], item: Item, future: Future[Result] | None) -> Result:
+        """The future's result; made here where its process died, or could not start (a caller without a main file)."""
+        if future is not None:
+            try:
+                return future.result()
+            except BrokenProcessPool as error:
+                if self._pool is not None:
+                    _log.warning("the processes that convert rows are gone; going on in this one: %s", error)
+                self._pool = None
+        return function(item)
 
     def __enter__(self) -> Self:
         return self
