@@ -60,13 +60,14 @@ class Page:
     name: str
     run: str
     started: str
+    verdict: str
     lead: str
     sentences: list[str]
     confidence: str
     seeds: list[int]
     missing: list[str]
     cards: list[Card] = field(default_factory=list)
-    levels: list[tuple[str, Table]] = field(default_factory=list)
+    levels: list[tuple[str, bool, Table]] = field(default_factory=list)
     differences: Table | None = None
     parts: Table | None = None
     compute: Table | None = None
@@ -90,6 +91,7 @@ def build_page(results: Results, found: Comparisons, sentences: list[str], repor
         name=info.name,
         run=info.run,
         started=info.started[:16].replace("T", " ") + " UTC",
+        verdict=" ".join(sentences),
         lead=sentences[0],
         sentences=sentences[1:],
         confidence=f"{results.spec.evaluation.confidence:.0%}",
@@ -97,7 +99,11 @@ def build_page(results: Results, found: Comparisons, sentences: list[str], repor
         missing=[*results.missing, *found.lost],
     )
     page.cards = _cards(results, found, records)
-    page.levels = [(measure.title, _levels(results, found, measure)) for measure in MEASURES if _used(results, measure)]
+    page.levels = [
+        (measure.title, measure is found.measure, _levels(results, found, measure))
+        for measure in MEASURES
+        if measure.metric() in results.metric_names()
+    ]
     page.differences, page.parts = _differences(results, found), _parts(results, found)
     page.compute, page.slices = _compute(results), _slices(results, found)
     page.plan, page.timing, page.versions = _plan(results), _timing(records), _versions(results)
@@ -123,10 +129,6 @@ def _signed(number: float | None) -> str:
     return "\N{EN DASH}" if number is None else f"{round(number):+,}" if round(number) else "0"
 
 
-def _used(results: Results, measure: Measure) -> bool:
-    return measure.metric() in results.metric_names()
-
-
 def _level(measure: Measure, level: Level | None) -> Cell:
     if level is None:
         return Cell("\N{EN DASH}")
@@ -141,7 +143,7 @@ def _cards(results: Results, found: Comparisons, records: Sequence[StepRecord]) 
         value = measure.number(found.main.value) + measure.sign
         cards.append(Card(f"held-out {measure.title}", value, measure.bounds(found.main.low, found.main.high) + unit))
     gaps = [("over the base model", found.over_base)]
-    gaps += [(f"against {against.control.title}", against.comparison) for against in found.controls[:1]]
+    gaps += [(f"against {against.control.title}", against.comparison) for against in found.controls[:2]]
     for label, gap in gaps:
         if gap:
             value = f"{measure.gap(gap.difference)}{measure.unit and ' ' + measure.unit}"
@@ -294,7 +296,7 @@ def _correlations(results: Results, split: StepRecord) -> list[str]:
         score = results.score.info
         model = f" by {without_password(str(score['model']))}" if score.get("model") else ""
         cut = f"; {whole(score['truncated'])} were cut" if score.get("truncated") else ""
-        lines.append(f"Scored with `{score['method']}`{model}: {whole(score['examples'])} examples{cut}.")
+        lines.append(f"Scored with {score['method']}{model}: {whole(score['examples'])} examples{cut}.")
     return lines
 
 

@@ -96,17 +96,12 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]], wide: boo
     edge = axes.get_xlim()[1]
     early = [end for end in ends if end[0] < 0.93 * edge]
     late = [end for end in ends if end[0] >= 0.93 * edge]
-    places = [y for _, y, _, _ in early] + apart([y for _, y, _, _ in late], 0.065 * (high - low))
-    for (x, _, text, colour), place in zip([*early, *late], places, strict=True):
+    for x, y, text, colour in early:
+        axes.annotate(text, (x, y), (0, 24), textcoords="offset points", ha="right", color=colour, path_effects=halo())
+    places = apart([y for _, y, _, _ in late], 0.065 * (high - low))
+    for (_, _, text, colour), place in zip(late, places, strict=True):
         axes.annotate(
-            text,
-            (x if x < 0.93 * edge else edge, place),
-            (5, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            annotation_clip=False,
-            path_effects=halo(),
+            text, (edge, place), (5, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False
         )
 
 
@@ -314,7 +309,7 @@ def difficulty_figure(split: StepRecord, method: str, width: float) -> Figure:
 def timing_figure(records: Sequence[StepRecord], width: float) -> Figure:
     """Seconds of every step, divided into work and overhead."""
     rows = _timed(records)
-    figure = new_figure(width, 0.23 * len(rows) + 0.75)
+    figure = new_figure(width, 0.23 * len(rows) + 1.0)
     axes = figure.add_subplot()
     spots = range(len(rows))
     work = [max(0.0, seconds - overhead) for _, seconds, overhead in rows]
@@ -330,7 +325,7 @@ def timing_figure(records: Sequence[StepRecord], width: float) -> Figure:
     axes.set_xlabel("seconds")
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
-    axes.legend(loc="lower right", frameon=True, facecolor="white", edgecolor="none")
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 

@@ -115,9 +115,15 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["minus"] = lambda text: re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+    environment.filters["unbroken"] = _unbroken
     environment.filters["whole"] = lambda number: f"{number:,}"
     page = build_page(results, found, sentences, step)
     return environment.get_template(_TEMPLATE).render(page=page, pictures=pictures)
+
+
+def _unbroken(text: str) -> str:
+    """The text with intervals and p-values kept on one line."""
+    return re.sub(r"\[[^\[\]]*\]|\bp [=<>] ", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def write_whole(path: Path, content: bytes) -> None:
