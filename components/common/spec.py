@@ -178,7 +178,9 @@ class CurriculumSpec(Strict):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         if self.phases is not None:
-            given = sorted({"order", "replay"} & self.model_fields_set)
+            given = [
+                name for name, default in (("order", "ascending"), ("replay", 0.0)) if getattr(self, name) != default
+            ]
             if given:
                 raise ValueError(f"`phases` lists the phases in full; remove {', '.join(given)}")
             if not self.phases:

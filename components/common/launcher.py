@@ -1,0 +1,121 @@
+"""Where a step's heavy work runs: a warm child of the run's session, or this process where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components.common import errors
+from components.common.ray_instance import FOLDER, environment
+from components.common.session import call
+
+SESSION = "PHASETUNE_SESSION"
+"""The variable that names the session's socket."""
+
+
+class StepFailed(Exception):
+    """The heavy work of a step failed in a way that is not the user's to mend; carries the traceback's text."""
+
+
+def launch(target: str, **arguments: Any) -> tuple[Any, float]:
+    """Call `package.module:function` with JSON arguments where heavy work belongs.
+
+    Returns:
+        The function's JSON result and the Unix time at which it began: what came before was overhead.
+
+    Raises:
+        UserError: As the function raised it.
+        StepFailed: If it failed otherwise or its process was killed.
+    """
+    path = os.environ.get(SESSION)
+    answer = call(target, arguments) if path is None else _ask(path, target, arguments)
+    if "user_error" in answer:
+        kind, message, remedy = answer["user_error"]
+        raise getattr(errors, kind, errors.UserError)(message, remedy)
+    if "interrupted" in answer:
+        raise KeyboardInterrupt
+    if "error" in answer:
+        raise StepFailed(answer["error"] + "\n" + answer.get("traceback", ""))
+    return answer["result"], float(answer["started"])
+
+
+def _ask(path: str, target: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    request = {
+        "op": "call",
+        "target": target,
+        "arguments": arguments,
+        "directory": str(Path.cwd()),
+        "environment": dict(os.environ),
+    }
+    text = _exchange(path, request, [1, 2])
+    if not text:
+        return {"error": f"the process of {target} was killed; was there enough memory?"}
+    answer: dict[str, Any] = json.loads(text)
+    return answer
+
+
+def _exchange(path: str, request: dict[str, Any], descriptors: list[int]) -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(path)
+        socket.send_fds(connection, [json.dumps(request).encode()], descriptors)
+        parts = []
+        while part := connection.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
+def connect_ray() -> None:
+    """Connect this process to the run's one Ray instance, which the session starts when first asked."""
+    from components.common import ray_instance
+
+    path = os.environ.get(SESSION)
+    if path is None:
+        os.environ.update(environment())
+        ray_instance.connect(None)
+        return
+    variables = {name: value for name, value in os.environ.items() if name.startswith(("RAY_", "PHASETUNE_"))}
+    answer = json.loads(_exchange(path, {"op": "ray", "environment": variables}, []))
+    if "error" in answer:
+        raise errors.UserError(f"Ray did not start: {answer['error']}", "see the run's log; is there memory left?")
+    ray_instance.connect(answer["address"])
+
+
+@contextmanager
+def session(logs: Path) -> Iterator[None]:
+    """Open a session for the steps of one run; on the way out it and all that it started end.
+
+    Args:
+        logs: Where Ray's logs are kept if the run fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="phasetune-") as folder:
+        path = Path(folder) / "socket"
+        ray_folder = Path(folder) / "ray"
+        added = {SESSION: str(path), FOLDER: str(ray_folder), **environment()}
+        before = {name: os.environ.get(name) for name in added}
+        os.environ.update(added)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "components.common.session", str(path)], stdin=subprocess.PIPE
+        )
+        try:
+            until = time.monotonic() + 30
+            while not path.exists() and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.01)
+            yield
+        except BaseException:
+            if ray_folder.exists():
+                shutil.copytree(ray_folder / "session_latest" / "logs", logs, dirs_exist_ok=True)
+            raise
+        finally:
+            process.communicate(timeout=30)  # closes the pipe, which ends the session
+            for name, value in before.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})

@@ -1,0 +1,193 @@
+"""The session: one process beside a run that keeps what is slow to start, so that every step need not start it.
+
+Importing torch and TRL takes seconds and a Ray instance more; a small phase takes less. The session imports once and
+forks a child for each heavy call, and starts the run's one Ray instance when the first step asks for it. It is a
+single-threaded server on a Unix socket in a private folder, holds the read end of a pipe whose write end the run's
+driver holds, and ends with everything it started when that pipe closes, however the driver ended.
+
+Run as `python -m components.common.session SOCKET`, with the pipe as standard input.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from components.common.errors import UserError
+
+PRELOAD = ("torch", "transformers", "transformers.models.llama.modeling_llama", "trl", "accelerate", "ray.train.torch")
+_PR_SET_PDEATHSIG = 1
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """The function that `package.module:name` names, among our own packages only."""
+    module, _, name = target.partition(":")
+    if module.split(".")[0] not in ("components", "pipelines"):
+        raise ValueError(f"{target} is not ours to call")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends (Linux), so that nothing is left behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def call(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Call a function and describe how it ended, as JSON values."""
+    started = time.time()
+    try:
+        return {"result": resolve(target)(**arguments), "started": started}
+    except UserError as error:
+        return {"user_error": [type(error).__name__, error.message, error.remedy]}
+    except KeyboardInterrupt:
+        return {"interrupted": True}
+    except BaseException as error:
+        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+
+
+class Session:
+    """The server.
+
+    Args:
+        path: The Unix socket to listen on; its folder must be private to the user.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen(16)
+        self._children: set[int] = set()
+        self._ray: tuple[int, str] | None = None
+        self._preloaded = False
+
+    def serve(self) -> None:
+        """Answer until the driver's pipe closes; then end every child."""
+        while True:
+            ready, _, _ = select.select([self._listener, sys.stdin], [], [], 1.0)
+            self._reap()
+            if sys.stdin in ready:
+                break
+            if self._listener in ready:
+                connection, _ = self._listener.accept()
+                with connection:
+                    self._answer(connection)
+        self._end_children()
+
+    def _answer(self, connection: socket.socket) -> None:
+        message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+        request = json.loads(message) if message else {}
+        if request.get("op") == "ray":
+            connection.sendall(json.dumps(self._ray_address(request["environment"], connection)).encode())
+        elif request.get("op") == "call":
+            self._preload()
+            self._fork_call(connection, request, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _preload(self) -> None:
+        if not self._preloaded:
+            for name in PRELOAD:
+                importlib.import_module(name)
+            self._preloaded = True
+
+    def _fork_call(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
+        child = os.fork()
+        if child:
+            self._children.add(child)
+            return
+        die_with_parent()
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        self._listener.close()
+        for number, descriptor in zip((1, 2), descriptors, strict=False):
+            os.dup2(descriptor, number)
+        os.chdir(request["directory"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        answer = call(request["target"], request["arguments"])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        connection.sendall(json.dumps(answer).encode())
+        connection.close()
+        os._exit(0)
+
+    def _ray_address(self, environment: dict[str, str], asking: socket.socket) -> dict[str, Any]:
+        if self._ray is None or not _alive(self._ray[0]):
+            reader, writer = os.pipe()
+            child = os.fork()
+            if not child:
+                # What the child keeps open, its peer never sees closed: the asking step would wait for ever.
+                asking.close()
+                self._listener.close()
+                os.close(reader)
+                os.environ.update(environment)
+                _host_ray(writer)
+            os.close(writer)
+            self._children.add(child)
+            with os.fdopen(reader) as answer:
+                text = answer.read()
+            if not text.startswith("{"):
+                return {"error": text or "the process ended"}
+            self._ray = (child, json.loads(text)["address"])
+        return {"address": self._ray[1]}
+
+    def _reap(self) -> None:
+        for child in list(self._children):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                self._children.discard(child)
+
+    def _end_children(self) -> None:
+        """Nothing unfinished is ever taken for a result, so there is nothing to be gentle about."""
+        for child in self._children:
+            os.killpg(child, signal.SIGKILL)  # every child leads a group of its own: this takes what it started
+        until = time.monotonic() + 5.0
+        while self._children and time.monotonic() < until:
+            time.sleep(0.01)
+            self._reap()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _host_ray(writer: int) -> None:
+    """Hold the run's Ray instance until killed; Ray's own processes are bound to die with the one that began them."""
+    die_with_parent()
+    os.setsid()
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    with os.fdopen(writer, "w") as answer:
+        try:
+            from components.common.ray_instance import start
+
+            answer.write(json.dumps({"address": start()}))
+        except BaseException as error:
+            answer.write(f"{type(error).__name__}: {error}")
+            answer.flush()
+            os._exit(1)
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    # A Ctrl-C reaches the whole terminal group; the session ends by its pipe, after its children have been told.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Session(Path(sys.argv[1])).serve()

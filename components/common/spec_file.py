@@ -1,0 +1,212 @@
+"""Reading a spec: YAML, `--set`, absolute paths, and errors that name file, key, value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from components.common.digests import digest
+from components.common.errors import SpecError
+from components.common.spec import Spec
+
+_SCHEME = re.compile(r"^[a-z][a-z0-9+]*://")
+_HUB_ID = re.compile(r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?$")
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
+    """Read, override and check a spec.
+
+    Args:
+        path: The YAML file. Relative inputs in it are relative to its folder.
+        overrides: `key.path=value`; the value is YAML.
+
+    Raises:
+        SpecError: If the file cannot be read or is not a valid spec.
+    """
+    values = _read_yaml(path)
+    for override in overrides:
+        _override(values, override)
+    try:
+        spec = Spec.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(
+            _explain(path, values, error), "`phasetune validate SPEC` checks a spec; docs/spec.md lists every key"
+        ) from None
+    return _absolute(spec, path.resolve().parent)
+
+
+def spec_digest(spec: Spec) -> str:
+    """Digest of the resolved spec."""
+    return digest(spec.model_dump(mode="json"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [item.name for item in path.parent.glob("*.y*ml")], n=1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a YAML file"
+        raise SpecError(f"there is no spec at {path}", hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"the spec {path} cannot be read: {error}", "give the path of a YAML file") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"the spec {path} is not YAML: {' '.join(str(error).split())}", "mend the line named") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"the spec {path} is not a mapping of keys", "start from pipelines/specs/quickstart.yaml")
+    return values
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise SpecError(f"--set {override!r} is not KEY.PATH=VALUE", "e.g. --set curriculum.order=descending")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SpecError(f"--set {override!r}: the value is not YAML", "quote it") from None
+    *parents, last = key.split(".")
+    place: Any = values
+    for done, name in enumerate(parents):
+        child = _child(place, name, override)
+        if child is None:
+            child = place[name] = {}
+        if not isinstance(child, dict | list):
+            raise SpecError(f"--set {override!r}: {'.'.join(parents[: done + 1])} is {child!r}, not a mapping", "")
+        place = child
+    if isinstance(place, list):
+        _child(place, last, override)
+        place[int(last)] = value
+    else:
+        place[last] = value
+
+
+def _child(place: Any, name: str, override: str) -> Any:
+    if isinstance(place, list):
+        if not name.isdigit() or int(name) >= len(place):
+            raise SpecError(
+                f"--set {override!r}: there is no item {name!r} in a list of {len(place)}", "items count from 0"
+            )
+        return place[int(name)]
+    return place.get(name)
+
+
+def _explain(path: Path, values: dict[str, Any], error: ValidationError) -> str:
+    lines: dict[str, list[str]] = {}
+    for item in error.errors():
+        keys = [part for part in item["loc"] if _is_key(part, values, item["loc"])]
+        where = ".".join(str(part) for part in keys) or "(the whole spec)"
+        lines.setdefault(where, []).append(_one_error(keys, item))
+    problems = [f"  {where}: {'; or '.join(dict.fromkeys(what))}" for where, what in lines.items()]
+    return f"the spec {path} has {len(problems)} error{'s' if len(problems) > 1 else ''}:\n" + "\n".join(problems)
+
+
+def _is_key(part: int | str, values: Any, loc: tuple[int | str, ...]) -> bool:
+    """Whether a part of pydantic's location is a key of the spec, rather than the name of a union's branch."""
+    here = values
+    for step in loc:
+        inside = (isinstance(here, dict) and step in here) or (
+            isinstance(here, list) and isinstance(step, int) and step < len(here)
+        )
+        if inside:
+            here = here[step]
+        if step is part:
+            return inside or part in _every_key()
+    return False
+
+
+def _one_error(keys: list[int | str], item: Any) -> str:
+    kind, given, context = item["type"], item.get("input"), item.get("ctx", {})
+    if kind == "extra_forbidden":
+        allowed = _allowed(keys[:-1])
+        near = difflib.get_close_matches(str(keys[-1]), allowed, n=1) if keys else []
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        return f"unknown key; {hint}allowed: {', '.join(allowed)}"
+    if kind == "missing":
+        return "required, but absent"
+    if kind in ("value_error", "assertion_error"):
+        return str(context.get("error", item["msg"]))
+    message = item["msg"][0].lower() + item["msg"][1:]
+    if kind == "literal_error":
+        near = difflib.get_close_matches(str(given), re.findall(r"'([^']*)'", context["expected"]), n=1)
+        message = f"allowed: {context['expected']}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"{given!r} is not allowed: {message}"
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation can hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if isinstance(annotation, types.UnionType) or typing.get_args(annotation):
+        return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+    return []
+
+
+def _allowed(keys: Sequence[int | str]) -> list[str]:
+    """The keys allowed at a place of the spec."""
+    models: list[type[BaseModel]] = [Spec]
+    for key in keys:
+        if isinstance(key, int):
+            continue
+        fields = [model.model_fields[key] for model in models if key in model.model_fields]
+        models = [model for field in fields for model in _models_in(field.annotation)]
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _every_key() -> set[str]:
+    found: set[str] = set()
+    waiting: list[type[BaseModel]] = [Spec]
+    while waiting:
+        model = waiting.pop()
+        found |= set(model.model_fields)
+        waiting += [m for field in model.model_fields.values() for m in _models_in(field.annotation)]
+    return found
+
+
+def resolve_model(path: str, folder: Path) -> str:
+    """A model's path as the steps get it: `lab`, a URI and a hub id stay, a folder becomes absolute.
+
+    Raises:
+        SpecError: If it looks like a folder and is none.
+    """
+    if path == "lab" or _SCHEME.match(path):
+        return path
+    place = (folder / Path(path).expanduser()).resolve()
+    if place.exists():
+        return str(place)
+    if _HUB_ID.match(path) and not path.startswith("."):
+        return path
+    raise SpecError(f"model.path: there is no folder {place}", "give a folder, a Hugging Face id or `lab`")
+
+
+def _source_path(path: str, folder: Path) -> str:
+    if _SCHEME.match(path):
+        return path
+    place = (folder / Path(path).expanduser()).resolve()
+    # A bare `org/name` that is no local file is a Hugging Face dataset id.
+    return path if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not place.suffix else str(place)
+
+
+def _absolute(spec: Spec, folder: Path) -> Spec:
+    data = spec.data
+    train = [source.model_copy(update={"path": _source_path(source.path, folder)}) for source in data.train]
+    held_out = [s.model_copy(update={"path": _source_path(s.path, folder)}) for s in data.held_out.sources]
+    scorer = None if spec.scoring.model is None else resolve_model(spec.scoring.model, folder)
+    store = spec.store if _SCHEME.match(spec.store) else str(Path(spec.store).absolute())
+    return spec.model_copy(
+        update={
+            "model": spec.model.model_copy(update={"path": resolve_model(spec.model.path, folder)}),
+            "scoring": spec.scoring.model_copy(update={"model": scorer}),
+            "data": data.model_copy(
+                update={"train": train, "held_out": data.held_out.model_copy(update={"sources": held_out})}
+            ),
+            "store": store,
+        }
+    )
