@@ -1,0 +1,148 @@
+"""Tracking in MLflow: the parent run, its end, and the command that shows it.
+
+The records on disk are the truth (`records.py`); MLflow is a copy. `PhaseStream` copies a phase while it trains,
+`sync` makes the copy complete, now or later. A server that is away never stops a run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+from components.common.errors import UserError
+from components.common.records import RunInfo
+from components.common.spec import TrackingSpec
+from components.common.tracking_connect import (
+    TrackingWarning,
+    connect,
+    database_file,
+    quiet,
+    reachable,
+    redact,
+    resolve,
+    warn,
+)
+from components.common.tracking_runs import ATTACHED, artifact_folder, find_runs, open_run
+from components.common.tracking_send import sync
+from components.common.tracking_stream import PhaseStream
+
+__all__ = [
+    "PhaseStream",
+    "TrackingWarning",
+    "end_parent",
+    "open_parent",
+    "quiet",
+    "redact",
+    "sync",
+    "ui_command",
+    "ui_hint",
+]
+# What the user can mend before the run begins; any other failure of a server is taken for its absence.
+_REFUSALS = (
+    "BAD_REQUEST",
+    "ENDPOINT_NOT_FOUND",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "PERMISSION_DENIED",
+    "RESOURCE_DOES_NOT_EXIST",
+    "UNAUTHENTICATED",
+)
+
+
+def open_parent(tracking: TrackingSpec, info: RunInfo, artifact_root: Path | None = None) -> dict[str, str]:
+    """Make or find the run's parent in MLflow, with its tags and the curriculum's parameters.
+
+    Where the environment has MLFLOW_RUN_ID, that run becomes the parent, on MLFLOW_TRACKING_URI where that is set too
+    (Kubeflow gives both); its status then stays with whoever made it.
+
+    Args:
+        tracking: Where MLflow is.
+        info: The run; its `mlflow` is not read.
+        artifact_root: Where a new experiment of an SQLite store keeps artifacts; `mlartifacts` beside the database
+            where None.
+
+    Returns:
+        {"uri", "run_id"} for `RunInfo.mlflow`: the URI absolute and without credentials; an empty run id, after a
+        warning, where the server is away (within ten seconds); both empty where tracking is off.
+
+    Raises:
+        UserError: If the URI is malformed, or MLflow is there and refuses.
+    """
+    if not tracking.enabled:
+        return {"uri": "", "run_id": ""}
+    attached = os.environ.get("MLFLOW_RUN_ID") and os.environ.get("MLFLOW_TRACKING_URI")
+    uri = resolve(attached or tracking.uri)
+    away = f"MLflow does not answer at {uri}: the run goes on, and its report sends everything once MLflow is back"
+    if not reachable(uri):
+        warn(away)
+        return {"uri": uri, "run_id": ""}
+    database = database_file(uri)
+    try:
+        run = open_run(connect(uri), info, uri, artifact_root)
+    except UserError:
+        raise
+    except Exception as error:  # MLflow, SQLAlchemy, requests and the file system each have their own
+        if database is not None or getattr(error, "error_code", "") in _REFUSALS:
+            raise UserError(f"MLflow refuses the run at {uri}: {redact(str(error))}", _remedy(error, uri)) from error
+        warn(f"{away} ({type(error).__name__})")
+        return {"uri": uri, "run_id": ""}
+    return {"uri": uri, "run_id": run.info.run_id}
+
+
+def _remedy(error: Exception, uri: str) -> str:
+    code = getattr(error, "error_code", "")
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    if code == "RESOURCE_DOES_NOT_EXIST" and os.environ.get("MLFLOW_RUN_ID"):
+        return "MLFLOW_RUN_ID names a run that is not there: unset it, or set MLFLOW_TRACKING_URI to its store"
+    if "out-of-date database schema" in str(error):
+        return f"copy the database, then run `mlflow db upgrade {uri}`"
+    return "check tracking.uri, or switch tracking off with `--set tracking.enabled=false`"
+
+
+def end_parent(info: RunInfo, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    """End the parent run, and with FAILED or KILLED the children that still run; never raises.
+
+    A parent that MLFLOW_RUN_ID named keeps its status: its owner sets it.
+    """
+    uri, run_id = info.mlflow.get("uri", ""), info.mlflow.get("run_id", "")
+    if not uri or not run_id:
+        return
+    if not reachable(uri):
+        warn(f"MLflow does not answer at {uri}: the run's end is not recorded there")
+        return
+    try:
+        client = connect(uri)
+        parent = client.get_run(run_id)
+        left = [] if status == "FINISHED" else find_runs(client, parent.info.experiment_id, info.run)
+        for run in left:
+            if run.info.run_id != run_id and run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, status)
+        if ATTACHED not in parent.data.tags and parent.info.status != status:
+            client.set_terminated(run_id, status)
+    except Exception as error:  # the run has ended; a copy that does not say so harms nothing
+        warn(f"MLflow at {uri} does not take the run's end ({type(error).__name__}: {error})")
+
+
+def ui_command(tracking: TrackingSpec) -> list[str]:
+    """The command that serves MLflow's pages for an SQLite store on 127.0.0.1; the caller adds `--port`.
+
+    Raises:
+        UserError: If the store is a server, which has its own pages, or the database does not exist.
+    """
+    uri = resolve(tracking.uri)
+    database = database_file(uri)
+    if database is None:
+        raise UserError(f"MLflow runs as a server already, at {uri}", f"open {uri} in a browser")
+    if not database.exists():
+        raise UserError(f"there is no MLflow database at {database}", "run `phasetune run SPEC` first")
+    quiet()
+    store = ["--backend-store-uri", uri, "--default-artifact-root", str(artifact_folder(database))]
+    return [sys.executable, "-m", "mlflow", "ui", *store, "--host", "127.0.0.1", "--workers", "1"]
+
+
+def ui_hint(info: RunInfo) -> str:
+    """The command that a user types to see the run."""
+    return f"phasetune ui --output-dir {info.output_dir}"
