@@ -306,9 +306,11 @@ def difficulty_figure(split: StepRecord, method: str, width: float) -> Figure:
     return figure
 
 
-def timing_figure(records: Sequence[StepRecord], width: float) -> Figure:
+def timing_figure(records: Sequence[StepRecord], width: float) -> Figure | None:
     """Seconds of every step, divided into work and overhead."""
     rows = _timed(records)
+    if not rows:
+        return None
     figure = new_figure(width, 0.23 * len(rows) + 1.0)
     axes = figure.add_subplot()
     spots = range(len(rows))

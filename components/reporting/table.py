@@ -11,8 +11,8 @@ from components.reporting.results import curriculum_title
 if TYPE_CHECKING:
     from rich.table import Table
 
-_MOST_TIERS = 4
-_NAME_WIDTH = 24
+_MOST_TIERS = 3
+_NAME_WIDTH = 21
 
 
 def results_table(summary: Mapping[str, Any]) -> Table:
@@ -21,12 +21,14 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     Phases show their own tokens, steps and seconds; a control shows those of all its phases. With several seeds the
     main run is one row too, and a row's metrics are means, its counts those of one seed, its seconds those of all.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     measure = next(each for each in MEASURES if each.metric() == summary["metric"])
     tiers = _tiers(summary, measure)
-    table = Table(title=Text(f"{summary['name']}: held-out {measure.title}"), title_justify="left", pad_edge=False)
+    title = Text(f"{summary['name']}: held-out {measure.title}", style="bold")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True, max_width=_NAME_WIDTH, overflow="ellipsis")
     for tier in tiers:
         table.add_column(tier.replace("_", " "), justify="right", no_wrap=True)
@@ -72,5 +74,9 @@ def _counts(phases: Sequence[Mapping[str, Any]], seeds: int) -> list[str]:
         return [""] * 4
     tokens, steps, seconds = (sum(phase[name] for phase in phases) for name in ("tokens", "steps", "seconds"))
     reused = sum(bool(phase["reused"]) for phase in phases)
-    said = ("yes" if reused else "no") if len(phases) == 1 else f"{reused} of {len(phases)}"
-    return [f"{round(tokens / seeds):,}", f"{round(steps / seeds):,}", f"{seconds:.1f}", said]
+    said = ("yes" if reused else "no") if len(phases) == 1 else f"{reused}/{len(phases)}"
+    return [_short(tokens / seeds), f"{round(steps / seeds):,}", f"{seconds:.1f}", said]
+
+
+def _short(number: float) -> str:
+    return f"{round(number):,}" if number < 1e7 else f"{number / 1e6:,.1f} M"
