@@ -137,7 +137,11 @@ def _difference(
     if len(ours) > 1:
         return combine_seeds(ours, theirs, weights, clusters, settings.confidence), n
     draw = seed_for(seed, "report comparisons")
-    return paired_difference(ours[0], theirs[0], weights, clusters, settings.confidence, settings.resamples, draw), n
+    flips = 1 if part else 10_000  # the p-value of a part is shown nowhere
+    found = paired_difference(
+        ours[0], theirs[0], weights, clusters, settings.confidence, settings.resamples, draw, flips
+    )
+    return found, n
 
 
 def _over_seeds(sets: list[Answers], measure: Measure, part: str, confidence: float) -> Level | None:

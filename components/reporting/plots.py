@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_BARS = 30
+_MOST_BARS, _MOST_LABELS = 30, 6
 
 
 def _palette(results: Results) -> dict[str, str]:
@@ -83,23 +83,20 @@ def learning_figure(results: Results, width: float) -> Figure | None:
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]], wide: bool) -> None:
-    """Names of the lines: at their ends where there is room, else as a legend below."""
-    if not wide:
+    """Names of the lines: at their ends where all of them end at the right and there is room, else below."""
+    low, high = axes.get_ylim()
+    edge = axes.get_xlim()[1]
+    if not wide or any(x < 0.93 * edge for x, *_ in ends) or len(ends) > _MOST_LABELS:
         from matplotlib.lines import Line2D
 
         lines = [Line2D([], [], color=colour, lw=2, label=text) for *_, text, colour in reversed(ends)]
         figure = axes.get_figure(root=True)
         if figure:
-            figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False, handlelength=1.2)
+            columns = min(len(lines), 5 if wide else 2)
+            figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, handlelength=1.2)
         return
-    low, high = axes.get_ylim()
-    edge = axes.get_xlim()[1]
-    early = [end for end in ends if end[0] < 0.93 * edge]
-    late = [end for end in ends if end[0] >= 0.93 * edge]
-    for x, y, text, colour in early:
-        axes.annotate(text, (x, y), (0, 24), textcoords="offset points", ha="right", color=colour, path_effects=halo())
-    places = apart([y for _, y, _, _ in late], 0.065 * (high - low))
-    for (_, _, text, colour), place in zip(late, places, strict=True):
+    places = apart([y for _, y, _, _ in ends], 0.065 * (high - low))
+    for (_, _, text, colour), place in zip(ends, places, strict=True):
         axes.annotate(
             text, (edge, place), (5, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False
         )
@@ -107,14 +104,14 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]], wide: boo
 
 def _mark_phases(axes: Axes, phases: Sequence[PhaseResult], wide: bool) -> None:
     done = 0.0
-    room = 8 if wide else 4
+    named = sum(len(phase.plan.name) for phase in phases) <= (60 if wide else 26)
     for phase in phases:
         if phase.train is None:
             break
         steps = phase.train.info["steps"]
         if done:
             axes.axvline(done, color=SOFT, lw=1, ls=(0, (4, 3)))
-        name = phase.plan.name if len(phases) <= room else str(phase.plan.index)
+        name = phase.plan.name if named else str(phase.plan.index)
         axes.annotate(
             name,
             (done + steps / 2, 1.0),
@@ -162,7 +159,7 @@ def _legend(figure: Figure, results: Results) -> None:
     figure.legend(
         handles=marks,
         loc="outside upper left",
-        ncols=len(marks) if figure.get_figwidth() == WIDE else 3,
+        ncols=min(len(marks), 5) if figure.get_figwidth() == WIDE else 2,
         frameon=False,
         handletextpad=0.4,
         columnspacing=1.3,
@@ -193,10 +190,18 @@ def _panel(axes: Axes, results: Results, found: Comparisons, measure: Measure, p
             _point(axes, len(names) - 0.35 + 0.4 * place, level, measure, palette[curriculum.name])
     if ends:
         axes.axvline(len(names) - 0.65, color=FAINT, lw=1)
-    narrow = len(names) > 5 or axes.get_figure(root=True).get_figwidth() != WIDE  # type: ignore[union-attr]  # in one
-    axes.set_xticks(range(len(names)), names if lowest else [""] * len(names), rotation=90 if narrow else 0)
+    _name_phases(axes, names, lowest)
     axes.set_xlim(-0.35, len(names) - 0.6 + 0.4 * len(ends))
     axes.grid(axis="x", visible=False)
+
+
+def _name_phases(axes: Axes, names: list[str], lowest: bool) -> None:
+    """Ticks with the phases' names, or with their numbers (0 is the base model) where the names have no room."""
+    figure = axes.get_figure(root=True)
+    wide = figure is not None and figure.get_figwidth() == WIDE
+    upright = not wide and len(names) <= 6 and max(map(len, names)) <= 9
+    shown = names if upright or (wide and sum(map(len, names)) <= 28) else [str(place) for place in range(len(names))]
+    axes.set_xticks(range(len(names)), shown if lowest else [""] * len(names), rotation=90 if upright else 0)
 
 
 def _point(axes: Axes, x: float, level: Level, measure: Measure, colour: str) -> None:

@@ -9,6 +9,8 @@ from components.reporting.comparisons import Against, Comparisons
 from components.reporting.measures import LOSS, p_value
 from components.reporting.results import Results
 
+_MOST_NAMES = 6
+
 
 def verdict(results: Results, found: Comparisons) -> str:
     """The verdict in one string; see `sentences_of`."""
@@ -46,7 +48,7 @@ def describe(spec: Spec) -> str:
     after = [phase.name or "tier-" + "-".join(map(str, phase.tiers)) for phase in spec.curriculum.then]
     if spec.curriculum.phases is not None:
         names = [phase.name or "tier-" + "-".join(map(str, phase.tiers)) for phase in spec.curriculum.phases]
-        count, order = len(names), f" ({', '.join(names)})"
+        count, order = len(names), f" ({', '.join(names)})" if len(names) <= _MOST_NAMES else " as listed in the spec"
     else:
         count, given = spec.splitting.tiers, spec.curriculum.order
         words = {"ascending": "ascending", "descending": "descending", "random": "in random order"}

@@ -131,9 +131,8 @@ class _Writer:
 
 
 def _train_info(plan: PhasePlan, seed: int, parent: str, reached: float) -> dict[str, Any]:
-    examples = 1000 * sum(len(portion.tiers) * portion.epochs for portion in plan.portions)
-    if plan.arrangement == "chunk":
-        examples //= 3
+    portions = plan.portions[plan.chunk :][:1] if plan.arrangement == "chunk" else plan.portions
+    examples = 1000 * sum(len(portion.tiers) * portion.epochs for portion in portions)
     steps = math.ceil(examples / 128)
     noise = np.random.default_rng(plan.index + 10 * seed + len(plan.curriculum))
     floor = 0.6 + 0.25 * max(plan.tiers)
