@@ -27,7 +27,7 @@ _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # MLflow's own defaults, 120 s and 7 retries, would hold a training run for a quarter of an hour.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 # The user name, up to the last @ where a password follows it: a password may hold @ and / unquoted.
