@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.common.errors import DataError
-from components.preparing.chunks import Broken
+from components.preparing.chunks import Broken, Lines
 from components.preparing.containers import read_chunks
 from components.preparing.json_stream import BrokenJson, Scanner, elements
 
@@ -75,6 +75,13 @@ def test_line_numbers(tmp_path):
         (2, {"x": "1", "y": "two\nlines"}),
         (4, Broken("the row has 1 columns, the header 2", ["3"])),
         (6, {"x": "5", "y": "6"}),
+    ]
+
+
+def test_a_damaged_line_in_a_later_chunk_keeps_its_number():
+    assert list(Lines(8, b'{"a": 1}\n\n\xff').rows()) == [
+        (8, {"a": 1}),
+        (10, Broken("the line is not UTF-8", "\ufffd")),
     ]
 
 

@@ -19,6 +19,7 @@ def test_one_wish_holds_out_the_whole_group():
 
 def test_a_wish_reaches_through_prompts_and_groups():
     assert sides(("p", "g", 0), ("p", "h", 0), ("q", "h", 0), ("q", None, WANTED)) == [True] * 4
+    assert sides(("p", None, 0), ("q", "g", WANTED), ("p", "g", 0)) == [True] * 3
 
 
 def test_a_wish_for_training_beats_the_hash_and_yields_to_a_wish_for_the_held_out_part():

@@ -5,6 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,10 @@ from components.common.digests import unit_hash
 from components.common.errors import DataError
 from components.common.examples import SCHEMA, Example, Ledger, read_examples, read_rows
 from components.common.spec import DataSpec
+from components.preparing.convert import Rejection
+from components.preparing.parts import deal_out
 from components.preparing.prepare import prepare
+from components.preparing.rejections import Rejections
 from components.preparing.text_keys import normal_turns
 
 
@@ -166,6 +170,11 @@ def test_a_row_can_say_on_which_side_it_stands(tmp_path):
     assert ledger.held_out == 4
 
 
+def test_a_row_that_wishes_to_train_trains_whatever_the_fraction(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [pair(f"q{n}", "a", held_out=n == 0) for n in range(20)])
+    assert run(tmp_path, [path], held_out={"fraction": 0.99})[0] == Ledger(20, 0, 20, 0, 0, 0, 1)
+
+
 def test_held_out_sources_are_held_out_whole_and_take_their_relatives_along(tmp_path):
     test = write_lines(tmp_path / "test.jsonl", [pair("q1", "a"), pair("q2", "b", group="g", held_out=False)])
     rows = [pair("Q1", "A"), pair("q1", "other"), pair("q3", "c", group="g"), pair("q4", "d")]
@@ -254,6 +263,34 @@ def test_a_bad_file_stops_early_and_a_bad_start_does_not(tmp_path, monkeypatch):
     # 60 of the first 1,100 rows are malformed (5.5%), and none after them.
     rows = [pair(f"q{n}", "" if n % 18 == 0 and n < 1080 else "a") for n in range(3000)]
     assert run(tmp_path, [write_lines(tmp_path / "b.jsonl", rows)])[0].rejected == 60
+
+
+def test_before_the_end_only_what_chance_does_not_explain_stops(tmp_path):
+    # 1,100 rows at 5%: 55 and four standard deviations of 7.23 are 83.9.
+    with Rejections(tmp_path / "rejected.jsonl", 0.05) as rejections:
+        for line in range(83):
+            rejections.write("a", Rejection(line, "empty", {}))
+        rejections.check(1100, at_end=False)
+        with pytest.raises(DataError, match="83 of 1100 rows are malformed"):
+            rejections.check(1100, at_end=True)
+        rejections.write("a", Rejection(84, "empty", {}))
+        rejections.check(1000, at_end=False)  # too few rows to tell
+        with pytest.raises(DataError, match="84 of 1100 rows read so far are malformed"):
+            rejections.check(1100, at_end=False)
+
+
+def test_parts_have_even_row_groups_whatever_the_batches(tmp_path):
+    rows = [{"id": str(n), "source": "s", "messages": [{"role": "user", "content": "q"}]} for n in range(21000)]
+    spool = tmp_path / "spool.arrow"
+    with pa.ipc.new_stream(str(spool), SCHEMA) as writer:
+        for start in range(0, len(rows), 700):
+            writer.write_batch(pa.RecordBatch.from_pylist(rows[start : start + 700], SCHEMA))
+    held_out = [n % 5 == 0 for n in range(len(rows))]
+    assert deal_out(spool, held_out, tmp_path / "train", tmp_path / "held") == 4200
+    train, held = pq.ParquetFile(tmp_path / "train"), pq.ParquetFile(tmp_path / "held")
+    assert train.read(["id"])["id"].to_pylist() == [str(n) for n in range(21000) if n % 5]
+    assert held.read(["id"])["id"].to_pylist() == [str(n) for n in range(0, 21000, 5)]
+    assert [train.metadata.row_group(group).num_rows for group in range(train.num_row_groups)] == [8192, 8192, 416]
 
 
 def test_nothing_is_left(tmp_path):
