@@ -103,7 +103,7 @@ def _differences(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Copy:
-    """One pass of `sync`."""
+    """One pass of `sync`: phases, controls, parent, artifacts; the parent's status last."""
 
     def __init__(self, tree: RunTree, uri: str, records: RunRecords, summary: dict[str, Any] | None) -> None:
         self.tree, self.client, self.uri = tree, tree.client, uri
