@@ -80,18 +80,18 @@ def write_report(records: RunRecords, out: Path, started: float | None = None) -
 
 def draw(results: Results, found: Comparisons) -> dict[str, Picture]:
     """Every plot for which there are results, by name."""
-    from components.reporting import plots
+    from components.reporting import plots, step_plots
     from components.reporting.plot_style import NARROW, WIDE, drawing, to_png
 
     def figures(width: float) -> dict[str, Figure | None]:
         made = {
             "learning": plots.learning_figure(results, width),
             "controls": plots.controls_figure(results, found, width),
-            "timing": plots.timing_figure(results.records, width),
+            "timing": step_plots.timing_figure(results.records, width),
         }
         made |= {f"phases-{m.title}": plots.phases_figure(results, found, m, width) for m in MEASURES}
         for split in list(results.splits.values())[:1]:
-            made["difficulty"] = plots.difficulty_figure(split, results.spec.scoring.method, width)
+            made["difficulty"] = step_plots.difficulty_figure(split, results.spec.scoring.method, width)
         return made
 
     with drawing():
