@@ -14,7 +14,7 @@ from components.reporting.results import CurriculumResult, Results
 from components.reporting.summary import without_password
 from components.reporting.verdict import compute_note, tested
 
-_COUNTS = ("examples", "truncated", "response_tokens", "tokens", "steps")
+_COUNTS = ("examples", "truncated", "tokens", "response_tokens", "steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,27 +120,15 @@ def compute_table(results: Results) -> Table:
     """Whether the curricula saw as much."""
     rows: list[list[Cell | str]] = []
     for curriculum in results.curricula:
-        totals = {
-            name: curriculum.total(name) for name in ("tokens", "response_tokens", "examples", "steps", "truncated")
-        }
-        gaps = []
+        totals = {name: curriculum.total(name) for name in _COUNTS}
+        gaps: list[float | None] = []
         for name in ("tokens", "steps"):
             ours, theirs = results.main.total(name), totals[name]
             gaps.append(None if ours is None or theirs is None else theirs - ours)
         beside = ["", ""] if curriculum is results.main else [_signed(gap) for gap in gaps]
-        counts = [whole(totals[name]) for name in ("examples", "tokens", "response_tokens", "steps")]
-        truncated = whole(totals["truncated"])
-        rows.append([_name(results, curriculum), *counts, *beside, truncated])
-    heads = [
-        "",
-        "examples seen",
-        "tokens",
-        "of the response",
-        "steps",
-        "tokens beside main",
-        "steps beside main",
-        "cut",
-    ]
+        rows.append([_name(results, curriculum), *(whole(totals[name]) for name in _COUNTS), *beside])
+    heads = ["", "examples seen", "truncated", "tokens", "of the response", "steps", "tokens beside main"]
+    heads.append("steps beside main")
     return Table(heads, rows)
 
 
