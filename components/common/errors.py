@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class UserError(Exception):
     """What the user can mend.
@@ -28,3 +30,15 @@ class SpecError(UserError):
 
 class DataError(UserError):
     """The data cannot be read or is too damaged to go on."""
+
+
+def mendable(error: BaseException) -> UserError | None:
+    """What the user can do about an error of the machine's, or None."""
+    if isinstance(error, UserError):
+        return error
+    text = str(error)
+    if "No space left on device" in text or getattr(error, "errno", None) == errno.ENOSPC:
+        return UserError(f"the disk is full: {text}", "free some space and run the same command again; nothing is lost")
+    if isinstance(error, PermissionError):
+        return UserError(f"not allowed: {text}", "choose a place that you may write to")
+    return None

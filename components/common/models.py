@@ -234,6 +234,14 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Message
     return ids
 
 
+def reply_header(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that the chat template writes to open a reply; the end token where it writes nothing."""
+    turns = [("user", "x")]
+    header = _render(tokenizer, turns, True)[len(_render(tokenizer, turns, False)) :]
+    ids = tokenizer(header, add_special_tokens=False)["input_ids"] if header else []
+    return [int(token) for token in ids] or [int(tokenizer.eos_token_id)]
+
+
 def refuse_long_prompts(encoded: Sequence[tuple[str, Encoded]], limit: int) -> None:
     """Raise where a prompt fills the whole context, so that nothing of the reply is left.
 

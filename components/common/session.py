@@ -10,6 +10,7 @@ Run as `python -m components.common.session SOCKET`, with the pipe as standard i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -24,10 +25,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.common.errors import UserError
+from components.common.errors import mendable
 
 PRELOAD = ("torch", "transformers", "transformers.models.llama.modeling_llama", "trl", "accelerate", "ray.train.torch")
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def resolve(target: str) -> Callable[..., Any]:
@@ -47,15 +49,23 @@ def die_with_parent() -> None:
 
 def call(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Call a function and describe how it ended, as JSON values."""
-    started = time.time()
     try:
-        return {"result": resolve(target)(**arguments), "started": started}
-    except UserError as error:
-        return {"user_error": [type(error).__name__, error.message, error.remedy]}
+        function = resolve(target)
+        started = time.time()  # importing is overhead, not work
+        return {"result": function(**arguments), "started": started}
     except KeyboardInterrupt:
         return {"interrupted": True}
     except BaseException as error:
+        known = mendable(error)
+        if known is not None:
+            return {"user_error": [type(known).__name__, known.message, known.remedy]}
         return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends (Linux), so that none is out of reach."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 class Session:
@@ -69,7 +79,6 @@ class Session:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen(16)
-        self._children: set[int] = set()
         self._ray: tuple[int, str] | None = None
         self._preloaded = False
 
@@ -106,10 +115,8 @@ class Session:
     def _fork_call(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
         child = os.fork()
         if child:
-            self._children.add(child)
             return
         die_with_parent()
-        os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         self._listener.close()
         for number, descriptor in zip((1, 2), descriptors, strict=False):
@@ -136,7 +143,6 @@ class Session:
                 os.environ.update(environment)
                 _host_ray(writer)
             os.close(writer)
-            self._children.add(child)
             with os.fdopen(reader) as answer:
                 text = answer.read()
             if not text.startswith("{"):
@@ -145,18 +151,19 @@ class Session:
         return {"address": self._ray[1]}
 
     def _reap(self) -> None:
-        for child in list(self._children):
-            if os.waitpid(child, os.WNOHANG)[0]:
-                self._children.discard(child)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
     def _end_children(self) -> None:
-        """Nothing unfinished is ever taken for a result, so there is nothing to be gentle about."""
-        for child in self._children:
-            os.killpg(child, signal.SIGKILL)  # every child leads a group of its own: this takes what it started
-        until = time.monotonic() + 5.0
-        while self._children and time.monotonic() < until:
-            time.sleep(0.01)
-            self._reap()
+        """End every descendant at once: nothing unfinished is taken for a result, so there is no need to be gentle."""
+        import psutil
+
+        descendants = psutil.Process().children(recursive=True)
+        for process in descendants:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(descendants, timeout=5)
 
 
 def _alive(pid: int) -> bool:
@@ -170,7 +177,6 @@ def _alive(pid: int) -> bool:
 def _host_ray(writer: int) -> None:
     """Hold the run's Ray instance until killed; Ray's own processes are bound to die with the one that began them."""
     die_with_parent()
-    os.setsid()
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -190,4 +196,5 @@ def _host_ray(writer: int) -> None:
 if __name__ == "__main__":
     # A Ctrl-C reaches the whole terminal group; the session ends by its pipe, after its children have been told.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    adopt_orphans()
     Session(Path(sys.argv[1])).serve()

@@ -1,0 +1,135 @@
+"""Keys: the digest of everything that determines a result, and of nothing else.
+
+Names of runs and controls, tracking, storage and logging never enter. `prepared` keys are made where data is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from components.common.curriculum import PhasePlan
+from components.common.digests import digest, digest_lines, seed_for
+from components.common.spec import Spec
+
+SCORING_VERSION = 1
+SPLITTING_VERSION = 1
+TRAINING_VERSION = 1
+EVALUATION_VERSION = 1
+"""Raised when a stage's code changes what it makes; results made before are then no longer found."""
+
+MODEL_METHODS = ("loss", "ifd")
+"""The scoring methods that ask a model."""
+
+
+def versions() -> dict[str, str]:
+    """The packages whose version can change a number."""
+    return {name: version(name) for name in ("torch", "transformers", "trl", "tokenizers")}
+
+
+def _machine(spec: Spec) -> dict[str, Any]:
+    return {
+        "dtype": spec.model.dtype,
+        "attention": spec.model.attention,
+        "device": "cuda" if spec.compute.gpus_per_worker else "cpu",
+        "versions": versions(),
+    }
+
+
+def scores_key(spec: Spec, prepared: str, base: str, scorer: str) -> str:
+    """Key of a scores entry.
+
+    Args:
+        spec: The run's spec.
+        prepared: Key of the prepared examples.
+        base: Digest of the base model, whose tokenizer counts the tokens.
+        scorer: Digest of the scorer's model.
+    """
+    scoring = spec.scoring
+    asks = scoring.method in MODEL_METHODS
+    return digest(
+        {
+            "version": SCORING_VERSION,
+            "prepared": prepared,
+            "base": base,
+            "method": scoring.method,
+            "max_length": spec.curriculum.sft.max_length,
+            "column": scoring.column if scoring.method == "column" else None,
+            "scorer": scorer if asks else None,
+            "batch_tokens": scoring.batch_tokens if asks else None,
+            "machine": _machine(spec) if asks else None,
+        }
+    )
+
+
+def splits_key(spec: Spec, scores: str, seed: int) -> str:
+    """Key of a splits entry; the seed gives the order within the tiers."""
+    return digest(
+        {
+            "version": SPLITTING_VERSION,
+            "scores": scores,
+            "splitting": spec.splitting.model_dump(mode="json"),
+            "seed": seed_for(seed, "order"),
+        }
+    )
+
+
+def phase_key(spec: Spec, plan: PhasePlan, order: Sequence[str], parent: str, seed: int) -> str:
+    """Key of a phase.
+
+    Args:
+        spec: The run's spec.
+        plan: The phase; of it only the method and the hyperparameters enter.
+        order: The ids of the examples in the promised order; ids are digests of content.
+        parent: The parent phase's key, or the base model's digest.
+        seed: The run's seed.
+    """
+    settings = asdict_settings(plan)
+    del settings["epochs"]  # the sequence holds them
+    return digest(
+        {
+            "version": TRAINING_VERSION,
+            "parent": parent,
+            "method": plan.method,
+            "data": digest_lines(order),
+            "settings": settings,
+            "selection": "last",
+            "seed": seed_for(seed, "training"),
+            "world_size": spec.compute.workers,
+            "strategy": "ddp",
+            "machine": _machine(spec),
+        }
+    )
+
+
+def asdict_settings(plan: PhasePlan) -> dict[str, Any]:
+    """A phase's hyperparameters as JSON values."""
+    return plan.settings.model_dump(mode="json")
+
+
+def plan_json(plan: PhasePlan) -> dict[str, Any]:
+    """A phase's plan as JSON values."""
+    return {**asdict(plan), "settings": asdict_settings(plan)}
+
+
+def evaluation_key(spec: Spec, model: str, held_out: str) -> str:
+    """Key of an evaluations entry.
+
+    Args:
+        spec: The run's spec.
+        model: The phase's key, or the base model's digest.
+        held_out: Digest of the held-out examples and their tiers.
+    """
+    return digest(
+        {
+            "version": EVALUATION_VERSION,
+            "model": model,
+            "held_out": held_out,
+            "settings": spec.evaluation.model_dump(mode="json"),
+            "max_length": spec.curriculum.sft.max_length,
+            "seed": seed_for(spec.data_seed, "bootstrap"),
+            "machine": _machine(spec),
+        }
+    )

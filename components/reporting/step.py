@@ -1,0 +1,30 @@
+"""The reporting step of a run: from its records to report.html, summary.json and MLflow."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from components.common.records import RunInfo, RunRecords, StepRecord, step_name
+from components.common.step import errors_said, process_started
+from components.common.tracking import sync
+from components.reporting.report import write_report
+
+
+@errors_said
+def run(context: str) -> str:
+    """Write the report of a run, also of one that did not finish; returns the path of summary.json."""
+    started = process_started()
+    info = RunInfo.from_json(context)
+    records = RunRecords(info.store, info.run)
+    out = Path(info.output_dir)
+    began = time.time()
+    summary = write_report(records, out, started)
+    if info.mlflow.get("uri"):
+        sync(
+            info, records, summary, [out / "report.html", out / "summary.json", *sorted((out / "plots").glob("*.png"))]
+        )
+    seconds, work = time.time() - started, time.time() - began
+    step = step_name("report")
+    records.write(StepRecord(step, "report", info.run, str(out), False, seconds, seconds - work, {}))
+    return str(out / "summary.json")

@@ -1,0 +1,75 @@
+"""The scoring step of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from components.common.examples import read_rows
+from components.common.keys import scores_key
+from components.common.models import model_digest
+from components.common.records import step_name
+from components.common.spec import Spec
+from components.common.statistics import spearman
+from components.common.step import Reference, Step, errors_said
+
+
+def measure_job(spec: Spec, files: dict[str, Path]) -> dict[str, Any]:
+    """What `measure` is asked to do, but for its output folder; see there."""
+    return {
+        "files": {name: str(path) for name, path in files.items()},
+        "scoring": spec.scoring.model_dump(mode="json"),
+        "base": spec.model.path,
+        "scorer": spec.scoring.model or spec.model.path,
+        "model_spec": spec.model.model_dump(mode="json"),
+        "max_length": spec.curriculum.sft.max_length,
+        "gpus": spec.compute.gpus_per_worker,
+        "workers": max(spec.compute.workers, 1 if spec.compute.gpus_per_worker else os.cpu_count() or 1),
+        "threads": spec.compute.threads or os.cpu_count() or 1,
+    }
+
+
+def rank_correlations(scores: Path) -> dict[str, float | None]:
+    """Spearman of the difficulty with the length in tokens, and with the difficulty that the data itself gives."""
+    import json
+
+    rows = list(read_rows(scores, ["difficulty", "tokens", "fields"]))
+    given = [(json.loads(row["fields"]) if row["fields"] else {}).get("difficulty") for row in rows]
+    known = [
+        (row["difficulty"], value)
+        for row, value in zip(rows, given, strict=True)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    return {
+        "spearman_length": spearman([row["difficulty"] for row in rows], [row["tokens"] for row in rows]),
+        "spearman_given": spearman([one for one, _ in known], [other for _, other in known]),
+    }
+
+
+@errors_said
+def run(context: str, prepared: str) -> str:
+    """Score the prepared examples, held-out ones too; returns the reference of a `scores` entry."""
+    step = Step(context, step_name("score"))
+    spec, examples = step.spec, Reference.from_json(prepared)
+    if examples is None:
+        raise AssertionError("a score needs examples")
+    base = model_digest(spec.model.path)
+    scorer = base if spec.scoring.model is None else model_digest(spec.scoring.model)
+    files = {"scores": examples.folder / "train.parquet", "held_out_scores": examples.folder / "held_out.parquet"}
+
+    def make(folder: Path) -> dict[str, Any]:
+        job = {**measure_job(spec, files), "out": str(folder)}
+        result = step.heavy("components.scoring.measure:measure", job=job)
+        return {
+            "method": spec.scoring.method,
+            "model": spec.scoring.model or spec.model.path,
+            "model_digest": scorer,
+            "settings": spec.scoring.model_dump(mode="json"),
+            "examples": result["examples"],
+            "truncated": result["truncated"],
+            **step.light(lambda: rank_correlations(folder / "scores.parquet")),
+        }
+
+    entry, reused = step.find_or_make("scores", scores_key(spec, examples.key, base, scorer), make)
+    return step.finish(entry, reused, entry.info)

@@ -1,0 +1,113 @@
+"""The pipeline: spec -> KFP graph, and its execution on this machine.
+
+The graph is built from the spec, so a task stands for each step: prepare, score, a split for each seed, and for each
+phase of each curriculum a training and an evaluation. Only real dependencies are edges.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.common.curriculum import expand
+from components.common.errors import SpecError
+from components.common.records import BASE
+from components.common.spec import Spec
+
+if TYPE_CHECKING:
+    from kfp.dsl.base_component import BaseComponent
+
+
+def build(spec: Spec, context: str) -> BaseComponent:
+    """The KFP pipeline of a spec.
+
+    Args:
+        spec: The run's spec.
+        context: `RunInfo.to_json()`, what every task is told about its run.
+    """
+    from kfp import dsl
+
+    from components.evaluation.component import evaluate
+    from components.preparing.component import prepare
+    from components.reporting.component import report
+    from components.scoring.component import score
+    from components.splitting.component import split
+    from components.training.component import train
+
+    def named(task: Any, name: str) -> Any:
+        task.set_display_name(name)
+        task.set_caching_options(False)  # the store is the cache: it sees what KFP cannot
+        return task
+
+    @dsl.pipeline(name=_kfp_name(spec.name), description=f"phasetune: {spec.name}")
+    def phased(context: str = context) -> None:
+        prepared = named(prepare(context=context), "prepare")
+        scored = named(score(context=context, prepared=prepared.output), "score")
+        leaves = []
+        for seed in spec.all_seeds:
+            tiers = named(split(context=context, scores=scored.output, seed=seed), f"split seed {seed}")
+            if seed == spec.all_seeds[0]:
+                base = evaluate(context=context, split=tiers.output, phase="", curriculum=BASE, index=0, seed=seed)
+                leaves.append(named(base, "evaluate base"))
+            for curriculum in expand(spec, seed):
+                parent = ""
+                for plan in curriculum.phases:
+                    place = {"curriculum": curriculum.name, "index": plan.index, "seed": seed}
+                    label = f"{curriculum.name} {plan.index} {plan.name} seed {seed}"
+                    phase = train(context=context, split=tiers.output, parent=parent, **place)
+                    parent = named(phase, f"train {label}").outputs["Output"]
+                    measured = evaluate(context=context, split=tiers.output, phase=parent, **place)
+                    leaves.append(named(measured, f"evaluate {label}"))
+        named(report(context=context), "report").after(*leaves)
+
+    pipeline: BaseComponent = phased
+    return pipeline
+
+
+def _kfp_name(name: str) -> str:
+    return "phasetune-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+
+
+def compile_pipeline(spec: Spec, context: str, out: Path, allow_local: bool) -> None:
+    """Write the pipeline's IR for a cluster.
+
+    Raises:
+        SpecError: If the spec names places that only this machine has, unless `allow_local`.
+    """
+    local = [] if allow_local else local_places(spec)
+    if local:
+        listed = "\n".join(f"  {key}: {value}" for key, value in local)
+        raise SpecError(
+            f"a cluster cannot see these places of this machine:\n{listed}",
+            "use s3:// URIs, hub ids and a tracking server, or pass --allow-local where the paths exist in every pod",
+        )
+    from kfp import compiler
+
+    compiler.Compiler().compile(build(spec, context), str(out))
+
+
+def local_places(spec: Spec) -> list[tuple[str, str]]:
+    """The spec's keys whose value only this machine understands."""
+    sources = [(f"data.train.{place}.path", source.path) for place, source in enumerate(spec.data.train)]
+    sources += [(f"data.held_out.sources.{p}.path", source.path) for p, source in enumerate(spec.data.held_out.sources)]
+    places = [*sources, ("model.path", spec.model.path), ("store", spec.store), ("tracking.uri", spec.tracking.uri)]
+    if spec.scoring.model is not None:
+        places.append(("scoring.model", spec.scoring.model))
+    return [(key, value) for key, value in places if value.startswith(("/", "sqlite:", "file:"))]
+
+
+def run_locally(spec: Spec, context: str, root: Path) -> None:
+    """Run the pipeline's tasks on this machine, each in a process of its own.
+
+    Args:
+        spec: The run's spec.
+        context: `RunInfo.to_json()`.
+        root: KFP's folder for the tasks' outputs.
+
+    Raises:
+        RuntimeError: If a task failed; its process has said why.
+    """
+    from kfp import local
+
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
+    build(spec, context)()
