@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Sequence
@@ -19,6 +20,36 @@ from components.common.spec import Spec
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+]*://")
 _HUB_ID = re.compile(r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?$")
+# A value may be huge (aliases multiply), so an error shows only its beginning.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 6, 120, 120
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML values only, and no key twice in one mapping: the first would be lost without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the key {key.value!r} appears twice in one mapping"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return node
+
+
+def _parse(text: str) -> Any:
+    """Values of a YAML text.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML, or a value is none (a 13th month), or it nests too deeply.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+    except (ValueError, RecursionError) as error:
+        raise yaml.YAMLError(str(error)) from None
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
@@ -50,7 +81,7 @@ def spec_digest(spec: Spec) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [item.name for item in path.parent.glob("*.y*ml")], n=1)
         hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a YAML file"
@@ -69,7 +100,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise SpecError(f"--set {override!r} is not KEY.PATH=VALUE", "e.g. --set curriculum.order=descending")
     try:
-        value = yaml.safe_load(text)
+        value = _parse(text)
     except yaml.YAMLError:
         raise SpecError(f"--set {override!r}: the value is not YAML", "quote it") from None
     *parents, last = key.split(".")
@@ -77,20 +108,25 @@ def _override(values: dict[str, Any], override: str) -> None:
     for done, name in enumerate(parents):
         child = _child(place, name, override)
         if child is None:
-            child = place[name] = {}
+            child = {}
+            _put(place, name, child)
         if not isinstance(child, dict | list):
-            raise SpecError(f"--set {override!r}: {'.'.join(parents[: done + 1])} is {child!r}, not a mapping", "")
+            raise SpecError(
+                f"--set {override!r}: {'.'.join(parents[: done + 1])} is {child!r}, not a mapping",
+                "set that key itself, or correct the path",
+            )
         place = child
-    if isinstance(place, list):
-        _child(place, last, override)
-        place[int(last)] = value
-    else:
-        place[last] = value
+    _child(place, last, override)
+    _put(place, last, value)
+
+
+def _put(place: Any, name: str, value: Any) -> None:
+    place[int(name) if isinstance(place, list) else name] = value
 
 
 def _child(place: Any, name: str, override: str) -> Any:
     if isinstance(place, list):
-        if not name.isdigit() or int(name) >= len(place):
+        if not re.fullmatch("[0-9]+", name) or int(name) >= len(place):
             raise SpecError(
                 f"--set {override!r}: there is no item {name!r} in a list of {len(place)}", "items count from 0"
             )
@@ -102,6 +138,9 @@ def _explain(path: Path, values: dict[str, Any], error: ValidationError) -> str:
     lines: dict[str, list[str]] = {}
     for item in error.errors():
         keys = [part for part in item["loc"] if _is_key(part, values, item["loc"])]
+        # A mapping or list given to a choice of words and mappings was meant as the latter; those errors say more.
+        if item["type"] == "literal_error" and isinstance(item["input"], dict | list) and len(keys) < len(item["loc"]):
+            continue
         where = ".".join(str(part) for part in keys) or "(the whole spec)"
         lines.setdefault(where, []).append(_one_error(keys, item))
     problems = [f"  {where}: {'; or '.join(dict.fromkeys(what))}" for where, what in lines.items()]
@@ -130,14 +169,18 @@ def _one_error(keys: list[int | str], item: Any) -> str:
         hint = f"did you mean `{near[0]}`? " if near else ""
         return f"unknown key; {hint}allowed: {', '.join(allowed)}"
     if kind == "missing":
-        return "required, but absent"
+        absent_item = isinstance(item["loc"][-1], int)
+        return f"{_SHORT.repr(given)} has too few values" if absent_item else "required, but absent"
+    if kind == "model_type":
+        return f"{_SHORT.repr(given)} is not allowed: allowed: a mapping of {', '.join(_allowed(item['loc']))}"
     if kind in ("value_error", "assertion_error"):
         return str(context.get("error", item["msg"]))
     message = item["msg"][0].lower() + item["msg"][1:]
     if kind == "literal_error":
-        near = difflib.get_close_matches(str(given), re.findall(r"'([^']*)'", context["expected"]), n=1)
+        words = re.findall(r"'([^']*)'", context["expected"])
+        near = difflib.get_close_matches(given, words, n=1) if isinstance(given, str) else []
         message = f"allowed: {context['expected']}" + (f"; did you mean {near[0]!r}?" if near else "")
-    return f"{given!r} is not allowed: {message}"
+    return f"{_SHORT.repr(given)} is not allowed: {message}"
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -156,7 +199,8 @@ def _allowed(keys: Sequence[int | str]) -> list[str]:
         if isinstance(key, int):
             continue
         fields = [model.model_fields[key] for model in models if key in model.model_fields]
-        models = [model for field in fields for model in _models_in(field.annotation)]
+        if fields:  # else it is a name of the user's own, as of a secret, or of a union's branch
+            models = [model for field in fields for model in _models_in(field.annotation)]
     return sorted({name for model in models for name in model.model_fields})
 
 
@@ -178,7 +222,7 @@ def resolve_model(path: str, folder: Path) -> str:
     """
     if path == "lab" or _SCHEME.match(path):
         return path
-    place = (folder / Path(path).expanduser()).resolve()
+    place = _place(path, folder)
     if place.exists():
         return str(place)
     if _HUB_ID.match(path) and not path.startswith("."):
@@ -186,10 +230,18 @@ def resolve_model(path: str, folder: Path) -> str:
     raise SpecError(f"model.path: there is no folder {place}", "give a folder, a Hugging Face id or `lab`")
 
 
+def _place(path: str, folder: Path) -> Path:
+    """Where a path written in the spec lies."""
+    try:
+        return (folder / Path(path).expanduser()).resolve()
+    except (RuntimeError, ValueError, OSError) as error:  # an unknown ~user, a zero byte, a loop of links
+        raise SpecError(f"{path!r} is not a path: {error}", "give a file or a folder") from None
+
+
 def _source_path(path: str, folder: Path) -> str:
     if _SCHEME.match(path):
         return path
-    place = (folder / Path(path).expanduser()).resolve()
+    place = _place(path, folder)
     # A bare `org/name` that is no local file is a Hugging Face dataset id.
     return path if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not place.suffix else str(place)
 
@@ -199,7 +251,7 @@ def _absolute(spec: Spec, folder: Path) -> Spec:
     train = [source.model_copy(update={"path": _source_path(source.path, folder)}) for source in data.train]
     held_out = [s.model_copy(update={"path": _source_path(s.path, folder)}) for s in data.held_out.sources]
     scorer = None if spec.scoring.model is None else resolve_model(spec.scoring.model, folder)
-    store = spec.store if _SCHEME.match(spec.store) else str(Path(spec.store).absolute())
+    store = spec.store if _SCHEME.match(spec.store) else str(_place(spec.store, Path.cwd()))
     return spec.model_copy(
         update={
             "model": spec.model.model_copy(update={"path": resolve_model(spec.model.path, folder)}),
