@@ -32,7 +32,7 @@ Tier = Annotated[int, Field(ge=1)]
 class Strict(BaseModel):
     """A model that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelSpec(Strict):
@@ -130,7 +130,7 @@ class SftSettings(Strict):
     warmup_ratio: Fraction = 0.1
     """Share of the phase's steps in which the learning rate rises."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     max_length: Annotated[int, Field(ge=8)] = 2048
     """Tokens of an example that are kept; longer ones are cut at the end and counted."""
@@ -146,7 +146,7 @@ class SftOverrides(Strict):
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     warmup_ratio: Fraction | None = None
     schedule: Literal["cosine", "linear", "constant"] | None = None
-    adam_betas: tuple[float, float] | None = None
+    adam_betas: tuple[Fraction, Fraction] | None = None
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
     max_length: Annotated[int, Field(ge=8)] | None = None
 
@@ -281,9 +281,14 @@ class Spec(Strict):
         for phase in [*(self.curriculum.phases or []), *self.curriculum.then]:
             if set(phase.tiers) - every:
                 raise ValueError(f"a phase names the tiers {phase.tiers}; there are the tiers 1 to {tiers}")
+            if len(set(phase.tiers)) != len(phase.tiers):
+                raise ValueError(f"a phase names the tiers {phase.tiers}; each may be named once")
+        trained = {tier for phase in self.curriculum.phases or [] for tier in phase.tiers} or every
         for control in self.controls:
             if isinstance(control, OnlyControl) and set(control.only) - every:
                 raise ValueError(f"a control names the tiers {control.only}; there are the tiers 1 to {tiers}")
+            if isinstance(control, OnlyControl) and set(control.only) - trained:
+                raise ValueError(f"a control names the tiers {control.only}; the phases train on {sorted(trained)}")
         if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} must differ from each other")
         return self
