@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from components.common.digests import hash_order
@@ -48,6 +48,7 @@ class PhasePlan:
             mixes all portions; `chunk` takes the part numbered `chunk` (from 0) of that mix.
         settings: The resolved hyperparameters.
         chunk: See `arrangement`.
+        pool: The tiers whose examples `random` deals anew: those that the curriculum trains on.
     """
 
     curriculum: str
@@ -58,6 +59,7 @@ class PhasePlan:
     arrangement: Literal["tiers", "random", "shuffled", "chunk"]
     settings: SftSettings
     chunk: int = 0
+    pool: tuple[int, ...] = ()
 
     @property
     def tiers(self) -> list[int]:
@@ -107,20 +109,34 @@ def _settings(shared: SftSettings, phase: PhaseSpec) -> SftSettings:
     return shared.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
-def _tiered(curriculum: str, spec: Spec, phases: Sequence[PhaseSpec], random: bool, start: int = 0) -> list[PhasePlan]:
+def _tiered(
+    curriculum: str, spec: Spec, phases: Sequence[PhaseSpec], random: bool, before: Sequence[PhasePlan] = ()
+) -> list[PhasePlan]:
     plans: list[PhasePlan] = []
-    seen: list[int] = []
-    for place, phase in enumerate(phases, start + 1):
+    seen = [tier for plan in before for tier in plan.tiers]
+    for place, phase in enumerate(phases, len(before) + 1):
         settings = _settings(spec.curriculum.sft, phase)
         replayed = tuple(sorted(set(seen) - set(phase.tiers)))
         portion = Portion(tuple(phase.tiers), settings.epochs, phase.replay if replayed else 0.0, replayed)
         name = phase.name or "tier-" + "-".join(str(tier) for tier in phase.tiers)
         name = name.replace("tier-", "random-") if random else name
-        plans.append(
-            PhasePlan(curriculum, place, name, phase.method, (portion,), "random" if random else "tiers", settings)
-        )
+        plans.append(PhasePlan(curriculum, place, name, phase.method, (portion,), "tiers", settings))
         seen += phase.tiers
+    if random:
+        pool = tuple(sorted(set(seen)))
+        plans = [replace(plan, arrangement="random", pool=pool) for plan in plans]
     return plans
+
+
+def _agreed(shared: SftSettings, plans: Sequence[PhasePlan]) -> SftSettings:
+    """The shared settings, but what all phases override alike: a control at other settings would compare nothing."""
+    first = plans[0].settings
+    same = [
+        name
+        for name in SftSettings.model_fields
+        if all(getattr(plan.settings, name) == getattr(first, name) for plan in plans)
+    ]
+    return shared.model_copy(update={name: getattr(first, name) for name in same})
 
 
 def _control(control: str | OnlyControl, spec: Spec, phases: list[PhaseSpec]) -> list[PhasePlan]:
@@ -130,13 +146,14 @@ def _control(control: str | OnlyControl, spec: Spec, phases: list[PhaseSpec]) ->
     if control == "random_tiers":
         return _tiered(name, spec, phases, random=True)
     if control == "one_off":
-        return [PhasePlan(name, 1, "all-tiers", "sft", portions, "shuffled", shared)]
+        return [PhasePlan(name, 1, "all-tiers", "sft", portions, "shuffled", _agreed(shared, main))]
     if control == "one_off_restarts":
         return [
             PhasePlan(name, plan.index, f"mix-{plan.index}", "sft", portions, "chunk", plan.settings, place)
             for place, plan in enumerate(main)
         ]
-    wanted = {spec.splitting.tiers} if control == "hardest_only" else set(control.only)  # type: ignore[union-attr]  # the names are exhausted
+    hardest = max(tier for phase in phases for tier in phase.tiers)
+    wanted = {hardest} if control == "hardest_only" else set(control.only)  # type: ignore[union-attr]  # the names are exhausted
     kept = [phase for phase in phases if set(phase.tiers) & wanted]
     alone = [phase.model_copy(update={"tiers": [t for t in phase.tiers if t in wanted]}) for phase in kept]
     return _tiered(name, spec, alone, random=False)
@@ -149,7 +166,7 @@ def expand(spec: Spec, seed: int) -> list[Curriculum]:
     for control in spec.controls:
         plans[control_name(control)] = _control(control, spec, phases)
     return [
-        Curriculum(name, (*plan, *_tiered(name, spec, spec.curriculum.then, random=False, start=len(plan))))
+        Curriculum(name, (*plan, *_tiered(name, spec, spec.curriculum.then, random=False, before=plan)))
         for name, plan in plans.items()
     ]
 
@@ -179,10 +196,10 @@ def _members(portion: Portion, tiers: Mapping[int, Sequence[str]], seed: int) ->
     return own + hash_order(seen, seed, "replay")[:count]
 
 
-def _random_tiers(tiers: Mapping[int, Sequence[str]], seed: int) -> dict[int, list[str]]:
-    pool = hash_order([item for tier in sorted(tiers) for item in tiers[tier]], seed, "random tiers")
+def _random_tiers(tiers: Mapping[int, Sequence[str]], among: Sequence[int], seed: int) -> dict[int, list[str]]:
+    pool = hash_order([item for tier in among for item in tiers[tier]], seed, "random tiers")
     drawn: dict[int, list[str]] = {}
-    for tier in sorted(tiers):
+    for tier in among:
         drawn[tier], pool = pool[: len(tiers[tier])], pool[len(tiers[tier]) :]
     return drawn
 
@@ -198,9 +215,8 @@ def sequence(plan: PhasePlan, tiers: Mapping[int, Sequence[str]], seed: int) -> 
     Returns:
         One id for each example seen; an id repeats once for each epoch and replay.
     """
-    members = [
-        _members(p, _random_tiers(tiers, seed) if plan.arrangement == "random" else tiers, seed) for p in plan.portions
-    ]
+    dealt = _random_tiers(tiers, plan.pool, seed) if plan.arrangement == "random" else tiers
+    members = [_members(portion, dealt, seed) for portion in plan.portions]
     most = max(portion.epochs for portion in plan.portions)
     everything: list[str] = []
     for epoch in range(most):
