@@ -1,0 +1,85 @@
+# Every target sets up what it needs by itself (in .venv); nothing has to be activated.
+#
+# DEVICE=cpu (default) or DEVICE=gpu chooses the build of torch; once chosen, it stays until another is asked for.
+# With cpu, pip takes the CPU build (a local version, `+cpu`) where one of its configured indexes offers it; add
+# PyTorch's CPU index to PIP_EXTRA_INDEX_URL for that. Without it, the published build is installed, which is larger
+# and works on a CPU as well.
+
+SHELL := /bin/sh
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# A stamp in .venv says that a set-up was finished. Its name holds what was set up: the device, and a checksum of the
+# files that decide and of the place, because a virtual environment cannot be moved.
+SET_UP := $(patsubst $(VENV)/.set-up-%,%,$(wildcard $(VENV)/.set-up-*))
+DEVICE ?= $(or $(firstword $(subst -, ,$(SET_UP))),cpu)
+CHECKSUM := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | tr -d ' ')
+STAMP := $(VENV)/.set-up-$(DEVICE)-$(CHECKSUM)
+UNFINISHED := $(VENV)/.unfinished
+PIP_INSTALL := $(PYTHON) -m pip install -q --disable-pip-version-check --no-input -c constraints.txt
+
+TORCH_VERSION := $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' constraints.txt)
+TORCH_cpu := torch==$(TORCH_VERSION)
+# `===` compares the whole version, so that a local build such as `+cpu` is left aside.
+TORCH_gpu := torch===$(TORCH_VERSION)
+
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart setup check test proofs bench lab-model clean
+# A target that needs the set-up says so by itself; two of them at once would set up twice.
+.NOTPARALLEL:
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+quickstart: setup  ## Set up, then run the quickstart on the embedded lab (DEVICE=gpu: with the CUDA build of torch)
+	@$(VENV)/bin/phasetune run pipelines/specs/quickstart.yaml
+
+setup: $(STAMP)  ## Make .venv with the pinned packages; again only after pyproject.toml, constraints.txt or DEVICE changed
+	@:
+
+# `.unfinished` holds the process that installs. A set-up that was interrupted leaves it, and the next one starts from
+# an empty environment; one that pip refused in order (no network, say) leaves the old environment usable.
+$(STAMP):
+	@test -n "$(TORCH_$(DEVICE))" || { echo "make: DEVICE is '$(DEVICE)'; it must be cpu or gpu" >&2; exit 2; }
+	@if [ -e $(UNFINISHED) ] && kill -0 "$$(cat $(UNFINISHED))" 2>/dev/null; then \
+	  echo "make: process $$(cat $(UNFINISHED)) is setting up $(VENV); wait for it, or end it and remove $(VENV)" >&2; exit 1; \
+	fi
+	@if [ -e $(UNFINISHED) ] || ! $(PYTHON) -c '$(SUITABLE)' 2>/dev/null || ! $(PYTHON) -m pip -V >/dev/null 2>&1; then \
+	  for python in python3.11 python3 none; do \
+	    if [ $$python = none ]; then \
+	      echo "make: Python 3.11 or 3.12 with its venv module is needed; neither python3.11 nor python3 is that" >&2; \
+	      echo "      (Debian and Ubuntu have the packages python3.11 and python3.11-venv)" >&2; exit 1; \
+	    fi; \
+	    if $$python -c '$(SUITABLE)' 2>/dev/null; then break; fi; \
+	  done; \
+	  $$python -m venv --clear $(VENV); \
+	fi
+	@rm -f $(VENV)/.set-up-*
+	@echo "Installing the pinned packages into $(VENV), torch for $(DEVICE) (about two minutes the first time)"
+	@echo $$$$ > $(UNFINISHED); \
+	$(PIP_INSTALL) setuptools '$(TORCH_$(DEVICE))' && $(PIP_INSTALL) --no-build-isolation -e '.[dev]'; \
+	code=$$?; [ $$code -ge 128 ] || rm -f $(UNFINISHED); exit $$code
+	@touch $@
+
+check: setup  ## Format, lint, types, and the house's own rules; about a minute at most
+	@$(PYTHON) -m ruff format --check -q .
+	@$(PYTHON) -m ruff check -q .
+	@$(PYTHON) -m mypy --no-error-summary
+	@$(PYTHON) -m pytest -q tests/house
+
+test: check  ## The checks, the unit tests and the integration tests
+	@$(PYTHON) -m pytest -q -m "not proof" --ignore=tests/house
+
+proofs: setup  ## The long proofs: chaos, studies, real servers
+	@$(PYTHON) -m pytest -q -m proof || { code=$$?; [ $$code -eq 5 ] && echo "make proofs: there are no proofs yet"; }
+
+bench: setup  ## Measure speed and memory, one benchmark after another
+	@for file in tests/benchmarks/*.py; do echo "== $$file"; $(PYTHON) $$file || exit 1; done
+
+lab-model: setup  ## Train the lab's base model anew
+	@$(PYTHON) -m components.lab.pretraining --out components/lab/model
+
+clean:  ## Remove caches and build products; .venv and runs/ stay
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find components pipelines tests infra -type d -name __pycache__ -prune -exec rm -rf {} +

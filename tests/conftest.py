@@ -1,0 +1,118 @@
+"""What every test stands on: an environment of its own, the public data, the lab's model, and nothing left running.
+
+The environment is set when this file is read, before any test imports torch, boto3 or MLflow: those read it once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.lab import MODEL_FOLDER
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = "PHASETUNE_TEST_SESSION"
+"""Every process that descends from this one has the variable with this session's value, also when orphaned."""
+SERVERS = re.compile(r"\braylet\b|\bgcs_server\b|\bmlflow\b.*\b(server|ui)\b|\bmlflow\.server\b|\bmoto_server\b")
+_FROM_OUTSIDE = re.compile(r"^(AWS_|MLFLOW_|RAY_|HF_|HUGGING_FACE_|KUBERNETES_|KUBECONFIG$|PHASETUNE_)")
+
+
+def _prepare_environment() -> None:
+    """Nothing of the user's accounts and servers reaches a test, no test asks the hub, and libraries are quiet."""
+    for name in [name for name in os.environ if _FROM_OUTSIDE.match(name)]:
+        del os.environ[name]
+    # Threads of OpenMP spin while they wait: two processes with two threads each on two cores slow both down manyfold.
+    threads = str(max(1, (os.cpu_count() or 2) // 2))
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+    os.environ |= {
+        MARK: uuid.uuid4().hex,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "DO_NOT_TRACK": "true",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "KUBECONFIG": os.devnull,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MPLBACKEND": "Agg",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+_prepare_environment()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public data files beside the checkout."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the public data files are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lab_model() -> Path:
+    """The folder of the lab's base model."""
+    return MODEL_FOLDER
+
+
+@pytest.fixture(autouse=True)
+def _working_directory() -> Iterator[None]:
+    """A test that goes elsewhere (by `monkeypatch.chdir`) is back when it ends."""
+    before = Path.cwd()
+    yield
+    after = Path.cwd()
+    os.chdir(before)
+    assert after == before, f"the test left the working directory at {after}; use monkeypatch.chdir"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    """No server outlives the tests: Ray, MLflow and S3 servers started anywhere below this process are looked for.
+
+    It is set up before every other fixture of the session, so it looks after all of them have ended.
+    """
+    yield
+    left = servers_of_session(os.environ[MARK])
+    # A server that was told to end may still be about it.
+    _, left = psutil.wait_procs(left, timeout=10)
+    described = [describe(process) for process in left]
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=10)
+    assert not left, "left running by the tests, and now ended:\n" + "\n".join(described)
+
+
+def servers_of_session(session: str) -> list[psutil.Process]:
+    """The servers that carry a session's mark, without the Ray that this very process would end at its exit."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if SERVERS.search(" ".join(process.cmdline())) and process.environ().get(MARK) == session:
+                found.append(process)
+        except (psutil.Error, OSError):  # it has ended, or is somebody else's
+            continue
+    return [process for process in found if process.pid != os.getpid()]
+
+
+def describe(process: psutil.Process) -> str:
+    """A process's number and the start of its command."""
+    try:
+        return f"  {process.pid}: {' '.join(process.cmdline())[:160]}"
+    except psutil.Error:
+        return f"  {process.pid}"
