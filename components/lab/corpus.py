@@ -140,13 +140,13 @@ LINES: dict[str, Callable[[random.Random], str]] = {
 MIX: dict[str, dict[str, float]] = {
     "facts": {"fact": 1},
     "broad": {
-        "fact": 30, "record": 10, "hops2": 8, "hops3": 2, "notes": 6, "compared": 4, "counted": 4, "sorted": 6,
-        "reversed": 6, "sums": 6, "chains": 2, "operated1": 6, "operated2": 4, "trace": 3, "pattern": 3,
+        "fact": 18, "record": 2, "hops2": 14, "hops3": 2, "notes": 3, "compared": 2, "counted": 2, "sorted": 9,
+        "reversed": 12, "sums": 10, "chains": 1, "operated1": 12, "operated2": 4, "trace": 4, "pattern": 3,
     },
     "deep": {
-        "fact": 14, "record": 4, "hops2": 18, "hops3": 8, "hops45": 2, "notes": 8, "compared": 4, "counted": 4,
-        "sorted": 5,
-        "reversed": 5, "sums": 5, "chains": 6, "operated1": 3, "operated2": 10, "operated": 5, "trace": 3, "pattern": 1,
+        "fact": 10, "record": 1, "hops2": 20, "hops3": 10, "hops45": 2, "notes": 4, "compared": 2, "counted": 2,
+        "sorted": 5, "reversed": 6, "sums": 7, "chains": 5, "operated1": 4, "operated2": 12, "operated": 7, "trace": 3,
+        "pattern": 1,
     },
 }  # fmt: skip
 """Relative number of lines of each kind."""

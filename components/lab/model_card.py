@@ -34,7 +34,7 @@ phasetune can be tried and tested on a laptop: fine-tuning it takes seconds, and
 | precision | fp32 weights under bf16 autocast, rounded to bf16 at the end |
 | layers' matrices | Muon, {recipe.muon_rate}, updates scaled as AdamW's, weight decay {recipe.weight_decay} |
 | the rest | AdamW, {recipe.adamw_rate}, weight decay {recipe.weight_decay} |
-| schedule | to {facts:.0%} of the time facts only, to {broad:.0%} the broad mix, then the deep mix, the rate falling |
+| schedule | {recipe.facts_steps} steps of facts; the broad mix to {broad:.0%} of the time; the deep mix, rate falling |
 
 The role tokens never occur in the text. Their input embeddings start as copies: system and user from a newline,
 assistant from a colon.
@@ -47,7 +47,8 @@ at random, so this cannot come near 0.
 | --- | --- | --- |
 {curve}
 
-The mix changes at {facts:.0%} and {broad:.0%} of the time: losses on either side are not of the same text.
+The mix changes after {recipe.facts_steps} steps and at {broad:.0%} of the time: the losses on either side are of
+another text.
 
 ## What it can do
 - Complete statements: ` the city of Ada is`, ` sort 3 1 2 :`. Each line of its text starts with a space.
@@ -80,7 +81,6 @@ def model_card(recipe: "Recipe", record: "Record") -> str:
         recipe=recipe,
         record=record,
         tokens=record.tokens / 1e6,
-        facts=recipe.facts_until,
         broad=recipe.broad_until,
         curve="\n".join(f"| {step} | {tokens:.2f} | {loss:.3f} |" for step, tokens, loss in kept),
     )

@@ -31,24 +31,28 @@ class Recipe:
 
     minutes: float = 18.0
     seed: int = 20261120
-    threads: int = 2
+    threads: int = 1
+    """One is nearly as fast as two at this size, and does not collapse when another process wants a core."""
     sequence_length: int = 256
     """Tokens per sequence; documents are packed, and what is left of one goes on in the next sequence."""
     batch_size: int = 6
     """Sequences per step."""
-    muon_rate: float = 4e-3
-    adamw_rate: float = 4e-3
+    muon_rate: float = 3e-3
+    adamw_rate: float = 5e-3
     weight_decay: float = 0.01
-    warmup_share: float = 0.02
-    facts_until: float = 0.12
-    """Share of the time after which the broad mix follows on facts alone. Amid other text the facts are not learned for
-    many minutes; alone, and in small batches, they are within one."""
-    broad_until: float = 0.4
+    warmup_steps: int = 30
+    facts_steps: int = 500
+    """Steps on facts alone, before the broad mix. Amid other text facts take many minutes to learn, alone about one."""
+    broad_until: float = 0.35
     """Share of the time after which the deep mix follows, and the rate falls to zero."""
 
-    def phase(self, done: float) -> str:
-        """The mix of text when the share `done` of the time is over."""
-        return "facts" if done < self.facts_until else "broad" if done < self.broad_until else "deep"
+    def phase(self, step: int, done: float) -> str:
+        """The mix of text at a step, when the share `done` of the time is over."""
+        return "facts" if step < self.facts_steps else "broad" if done < self.broad_until else "deep"
+
+    def rate_factor(self, step: int, done: float) -> float:
+        """Share of the peak learning rate: warm-up, constant, then linear to zero while the deep mix lasts."""
+        return min(1.0, (step + 1) / self.warmup_steps, (1 - done) / (1 - self.broad_until))
 
 
 @dataclass
@@ -101,8 +105,8 @@ def pretrain(recipe: Recipe) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerFast
     losses: list[float] = []
     begin = time.monotonic()
     while (done := (time.monotonic() - begin) / (60 * recipe.minutes)) < 1:
-        batch = next(batches[recipe.phase(done)])
-        losses.append(_step(model, optimizers, batch, _factor(done, recipe)))
+        batch = next(batches[recipe.phase(record.steps, done)])
+        losses.append(_step(model, optimizers, batch, recipe.rate_factor(record.steps, done)))
         record.steps += 1
         record.tokens += batch.numel()
         if record.steps % 250 == 0:
@@ -147,13 +151,6 @@ def _optimizers(model: "LlamaForCausalLM", recipe: Recipe) -> "list[tuple[torch.
     )
     adamw = torch.optim.AdamW(others, lr=recipe.adamw_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
     return [(muon, recipe.muon_rate), (adamw, recipe.adamw_rate)]
-
-
-def _factor(done: float, recipe: Recipe) -> float:
-    """Share of the peak learning rate when the share `done` of the time is over: warm-up, constant, linear to zero."""
-    if done < recipe.warmup_share:
-        return max(done / recipe.warmup_share, 0.01)
-    return min(1.0, (1 - done) / (1 - recipe.broad_until))
 
 
 def _step(

@@ -140,16 +140,15 @@ def compare(prompt):
 
 
 def count(prompt):
-    words = [word for word in re.findall(r"[a-z]+", prompt) if word in WORDS]
-    asked = [match for match in re.findall(r"(\w+ or \w+)", prompt) if match.split(" ")[0] in WORDS]
-    kinds = asked[0].split(" or ") if asked else [single_word_asked(prompt)]
-    return str(sum(words.count(kind) for kind in kinds) - len(kinds)), len(kinds) + 1
-
-
-def single_word_asked(prompt):
-    for form in (r"these are (\w+):", r"count (\w+) in", r"is there (\w+)\?", r"Look for (\w+) among"):
+    for form in (
+        r"count (.+) in (.+)",
+        r"is there (.+) in (.+)",
+        r"there is (.+) in (.+)",
+        r"for (.+) among (.+)\. How",
+    ):
         if found := re.search(form, prompt):
-            return found.group(1)
+            asked, items = found.group(1).split(" or "), found.group(2).split(" ")
+            return str(len([item for item in items if item in asked])), len(asked) + 1
     raise AssertionError(prompt)
 
 
