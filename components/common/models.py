@@ -6,6 +6,7 @@ safetensors and nothing of a model's own code is run.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
     "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
 )
-"""For tokenizers without a chat template: a heading for each turn, the end-of-sequence token after each reply."""
+"""For tokenizers without a chat template: a heading for each turn, the end-of-sequence token after each reply. Where
+the tokenizer itself begins every text with a token (`<s>` of Llama), `load_tokenizer` puts that token in front."""
 
 _WEIGHTS = "*.safetensors"
 _READ = ("*.json", _WEIGHTS, "*.jinja", "*.txt", "*.model")
@@ -87,17 +89,32 @@ def _from_hub(model_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model_id, allow_patterns=list(_READ), local_files_only=True))
+        cached = Path(snapshot_download(model_id, allow_patterns=list(_READ), local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
-        pass
+        cached = None
+    # The cache may hold a part of the model only, as when somebody loaded its tokenizer.
+    if cached is not None and _is_whole(cached):
+        return cached
     try:
         return Path(snapshot_download(model_id, allow_patterns=list(_READ), etag_timeout=10))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        if cached is not None and any(cached.glob(_WEIGHTS)):
+            return cached
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"the model {model_id!r} is neither a folder nor to be had from the Hugging Face hub: {reason}",
             "check the name and the network, log in with `hf auth login` for gated models, or give a local folder",
         ) from None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder holds a configuration, a tokenizer and every part of the weights."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        parts = {"model.safetensors"}
+    return all((folder / name).is_file() for name in ("config.json", "tokenizer_config.json", *parts))
 
 
 def model_digest(path: str) -> str:
@@ -121,7 +138,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.eos_token is None:
         raise UserError(f"the tokenizer in {folder} has no eos_token", "set `eos_token` in tokenizer_config.json")
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+        begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + DEFAULT_CHAT_TEMPLATE
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked everywhere, so sharing the token is safe
     return tokenizer
@@ -134,30 +152,35 @@ def load_model(folder: Path, spec: ModelSpec, device: str = "cpu") -> PreTrained
         UserError: If the architecture is unknown or the weights do not fit it.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, spec.dtype),
             attn_implementation=spec.attention,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"the model in {folder} cannot be loaded: {str(error).splitlines()[0]}",
             "it must be a causal language model that transformers knows by itself",
         ) from None
+    if report["missing_keys"]:  # transformers fills them with random numbers and goes on
+        raise UserError(
+            f"the weights in {folder} lack {len(report['missing_keys'])} tensor(s), e.g. {min(report['missing_keys'])}",
+            "copy the model again, or save it with `save_pretrained`",
+        )
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded
 
 
 def context_length(folder: Path) -> int:
     """Tokens that the model's positions allow; a large number where its configuration names no limit."""
-    import json
-
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "seq_length"):
         if isinstance(config.get(name), int):
@@ -166,8 +189,17 @@ def context_length(folder: Path) -> int:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_generation_prompt: bool) -> str:
+    from jinja2 import TemplateError
+
     turns = [{"role": role, "content": content} for role, content in messages]
-    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except (TemplateError, ValueError) as error:
+        roles = ", ".join(role for role, _ in messages) or "(none)"
+        raise UserError(
+            f"the model's chat template refuses the turns {roles}: {error}",
+            "take these turns out of the data, or set another chat_template in the model's folder",
+        ) from None
     return text
 
 
@@ -189,14 +221,21 @@ def _segments(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[tu
     return segments
 
 
+def _end(reply: list[int], eos: int) -> int:
+    """Tokens of a reply up to its end token; all where it has none."""
+    return len(reply) - reply[::-1].index(eos) if eos in reply else len(reply)
+
+
 def _assemble(tokens: list[tuple[list[int], bool]], eos: int, max_length: int | None) -> Encoded:
-    ids, mask = list(tokens[-1][0]), []
+    ids = list(tokens[-1][0])
     # The last reply ends with its end token: what a template writes after it is never generated, so never learnt.
-    ids = ids[: len(ids) - ids[::-1].index(eos)] if eos in ids else [*ids, eos]
+    ids = ids[: _end(ids, eos)] if eos in ids else [*ids, eos]
     whole: list[int] = []
+    mask: list[bool] = []
     for part, reply in [*tokens[:-1], (ids, True)]:
+        learnt = _end(part, eos) if reply else 0
         whole += part
-        mask += [reply] * len(part)
+        mask += [True] * learnt + [False] * (len(part) - learnt)
     limit = len(whole) if max_length is None else max_length
     return Encoded(whole[:limit], mask[:limit], max(0, len(whole) - limit))
 
