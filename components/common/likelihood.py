@@ -78,7 +78,7 @@ def _batch_nll(model: PreTrainedModel, items: Sequence[Encoded]) -> torch.Tensor
     ids, seen, counted = ids.to(model.device), seen.to(model.device), counted.to(model.device)
     # Logits are the largest tensor by far: only the positions from the first reply on are asked for.
     keep = longest - max(first - 1, 0)
-    logits = model(input_ids=ids, attention_mask=seen, use_cache=False, logits_to_keep=keep).logits
+    logits = model(input_ids=ids, attention_mask=seen, use_cache=False, logits_to_keep=keep).logits[:, -keep:]
     targets, mask = ids[:, -keep:][:, 1:], counted[:, -keep:][:, 1:]
     predicted = logits[:, :-1][mask].float()
     losses = torch.nn.functional.cross_entropy(predicted, targets[mask], reduction="none")
