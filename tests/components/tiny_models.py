@@ -31,11 +31,18 @@ def chatml_tokenizer():
     return byte_tokenizer("<|im_end|>", ["<|im_start|>"], CHATML)
 
 
-def gpt2(context=64, layers=2, seed=0):
-    """A GPT-2 of random weights: absolute positions, tied embeddings."""
+def gpt2(context=64, layers=2, seed=0, spread=0.02):
+    """A GPT-2 of random weights (normal, of this spread): absolute positions, tied embeddings."""
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=258, n_positions=context, n_embd=32, n_layer=layers, n_head=2, bos_token_id=257, eos_token_id=257
+        vocab_size=258,
+        n_positions=context,
+        n_embd=32,
+        n_layer=layers,
+        n_head=2,
+        bos_token_id=257,
+        eos_token_id=257,
+        initializer_range=spread,
     )
     return GPT2LMHeadModel(config).eval()
 

@@ -31,7 +31,7 @@ def small(tiny):
     """A GPT-2 of 64 positions and its tokenizer."""
     tokenizer = tiny.chatml_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
-    return tiny.gpt2(), tokenizer
+    return tiny.gpt2(spread=0.5), tokenizer
 
 
 @pytest.mark.parametrize("batch_tokens", [64, 10_000])
