@@ -2,9 +2,9 @@
 
 The graph is built from the spec, so a task stands for each step: prepare, score, a split for each seed, and for each
 phase of each curriculum a training and an evaluation. Only real dependencies are edges.
-"""
 
-from __future__ import annotations
+KFP reads the annotations of the pipeline function, so this module does not postpone their evaluation.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
 
 
-def build(spec: Spec, context: str) -> BaseComponent:
+def build(spec: Spec, context: str) -> "BaseComponent":
     """The KFP pipeline of a spec.
 
     Args:

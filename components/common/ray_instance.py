@@ -51,7 +51,7 @@ def start() -> str:
 
     os.environ.update(environment())
     context = ray.init(
-        num_cpus=max(2, os.cpu_count() or 1),
+        num_cpus=max(2, os.cpu_count() or 1) + 1,  # a slot for Ray Data's reading beside the workers
         object_store_memory=256 * 1024 * 1024,
         _node_ip_address=LOOPBACK,
         _temp_dir=os.environ.get(FOLDER) or tempfile.mkdtemp(prefix="phasetune-ray-"),

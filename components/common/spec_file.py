@@ -69,7 +69,8 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
         spec = Spec.model_validate(values)
     except ValidationError as error:
         raise SpecError(
-            _explain(path, values, error), "`phasetune validate SPEC` checks a spec; docs/spec.md lists every key"
+            check(f"the spec {path}", values, error),
+            "`phasetune validate SPEC` checks a spec; docs/spec.md lists every key",
         ) from None
     return _absolute(spec, path.resolve().parent)
 
@@ -134,7 +135,8 @@ def _child(place: Any, name: str, override: str) -> Any:
     return place.get(name)
 
 
-def _explain(path: Path, values: dict[str, Any], error: ValidationError) -> str:
+def check(what: str, values: dict[str, Any], error: ValidationError) -> str:
+    """The errors of a spec's values in words: key path, value, what is allowed, and the nearest key."""
     lines: dict[str, list[str]] = {}
     for item in error.errors():
         keys = [part for part in item["loc"] if _is_key(part, values, item["loc"])]
@@ -144,7 +146,7 @@ def _explain(path: Path, values: dict[str, Any], error: ValidationError) -> str:
         where = ".".join(str(part) for part in keys) or "(the whole spec)"
         lines.setdefault(where, []).append(_one_error(keys, item))
     problems = [f"  {where}: {'; or '.join(dict.fromkeys(what))}" for where, what in lines.items()]
-    return f"the spec {path} has {len(problems)} error{'s' if len(problems) > 1 else ''}:\n" + "\n".join(problems)
+    return f"{what} has {len(problems)} error{'s' if len(problems) > 1 else ''}:\n" + "\n".join(problems)
 
 
 def _is_key(part: int | str, values: Any, loc: tuple[int | str, ...]) -> bool:
@@ -238,7 +240,8 @@ def _place(path: str, folder: Path) -> Path:
         raise SpecError(f"{path!r} is not a path: {error}", "give a file or a folder") from None
 
 
-def _source_path(path: str, folder: Path) -> str:
+def source_path(path: str, folder: Path) -> str:
+    """A source's path as the steps get it: URIs and dataset ids stay, files become absolute."""
     if _SCHEME.match(path):
         return path
     place = _place(path, folder)
@@ -248,8 +251,8 @@ def _source_path(path: str, folder: Path) -> str:
 
 def _absolute(spec: Spec, folder: Path) -> Spec:
     data = spec.data
-    train = [source.model_copy(update={"path": _source_path(source.path, folder)}) for source in data.train]
-    held_out = [s.model_copy(update={"path": _source_path(s.path, folder)}) for s in data.held_out.sources]
+    train = [source.model_copy(update={"path": source_path(source.path, folder)}) for source in data.train]
+    held_out = [s.model_copy(update={"path": source_path(s.path, folder)}) for s in data.held_out.sources]
     scorer = None if spec.scoring.model is None else resolve_model(spec.scoring.model, folder)
     store = spec.store if _SCHEME.match(spec.store) else str(_place(spec.store, Path.cwd()))
     return spec.model_copy(

@@ -59,7 +59,7 @@ def errors_said(function: Callable[P, str]) -> Callable[P, str]:
         except Exception as error:
             known = mendable(error)
             if known is None:
-                say(failed=f"{type(error).__name__}: {error}")
+                say(failed=(str(error).splitlines() or [type(error).__name__])[0])
             else:
                 say(failed=known.message, remedy=known.remedy, kind=type(known).__name__)
             raise

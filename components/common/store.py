@@ -7,6 +7,8 @@ file system and moved into place whole, so a killed process leaves nothing that 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -23,6 +25,8 @@ from components.common.errors import UserError
 
 Kind = Literal["prepared", "scores", "splits", "phases", "evaluations"]
 MANIFEST = "manifest.json"
+_RENAMES = 100
+"""Attempts to put a result into its place while others do the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +75,14 @@ class Store:
         folder = self.path(kind, key)
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            info, _ = dict(manifest["info"]), manifest["files"]
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except json.JSONDecodeError as error:
+        except (ValueError, KeyError, TypeError) as error:  # not text, not JSON, or not a manifest
             raise UserError(
-                f"the manifest of {folder} is damaged: {error}", f"delete the folder {folder}; it is made again"
+                f"the manifest of {folder} is damaged: {error!r}", f"delete the folder {folder}; it is made again"
             ) from error
-        return Entry(kind, key, folder, manifest["info"])
+        return Entry(kind, key, folder, info)
 
     @contextmanager
     def make(self, kind: Kind, key: str, info: dict[str, Any]) -> Iterator[Path]:
@@ -85,12 +90,26 @@ class Store:
 
         `info` is read when the block ends, so the block may fill it. If another process published the same key
         meanwhile, its result stays and ours is dropped: equal keys mean equal results.
+
+        Raises:
+            UserError: If the disk is full.
         """
         staging = self.root / ".staging" / f"{kind}-{key[:12]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        staging.mkdir(parents=True)
+        try:
+            staging.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(
+                f"the store {self.root} cannot be written: {error.strerror}", "set `store` to a folder of yours"
+            ) from error
         try:
             yield staging
             self._publish(staging, kind, key, info)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f"the disk of the store {self.root} is full", "free some space there, or set `store` to another disk"
+            ) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -107,14 +126,23 @@ class Store:
             os.fsync(file.fileno())
         target = self.path(kind, key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            staging.rename(target)
-        except OSError:
-            if self.find(kind, key) is not None:
+        for _ in range(_RENAMES):
+            try:
+                staging.rename(target)
                 return
-            # A folder without a manifest is no result: it is set aside, never mixed with ours.
-            target.rename(self.root / ".staging" / f"broken-{uuid.uuid4().hex[:8]}")
-            staging.rename(target)
+            except OSError:
+                if self.find(kind, key) is not None:
+                    return
+                if not target.exists():
+                    raise
+            # A folder without a manifest is no result: it is set aside, never mixed with ours. Another maker may be
+            # doing the same at this moment, and even have put its result there: then that goes back, and stays.
+            aside = self.root / ".staging" / f"broken-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            with contextlib.suppress(OSError):
+                target.rename(aside)
+                if (aside / MANIFEST).exists():
+                    aside.rename(target)
+        raise OSError(f"{target} cannot be replaced")
 
     def files(self, entry: Entry) -> dict[str, dict[str, Any]]:
         """The entry's files with `size` (bytes) and `sha256`, from its manifest."""
@@ -123,10 +151,18 @@ class Store:
         return files
 
     def clear_staging(self, older_than: float = 86400.0) -> int:
-        """Delete staging folders that no living process of this machine owns; returns how many."""
+        """Delete staging folders older than so many seconds that no living process of this machine owns.
+
+        Returns:
+            How many.
+        """
+        import psutil
+
         count = 0
         for folder in sorted((self.root / ".staging").glob("*")):
-            if time.time() - folder.stat().st_mtime > older_than:
+            owner = folder.name.split("-")[-2]
+            owned = owner.isdecimal() and psutil.pid_exists(int(owner)) and not folder.name.startswith("broken-")
+            if not owned and time.time() - folder.stat().st_mtime > older_than:
                 shutil.rmtree(folder, ignore_errors=True)
                 count += 1
         return count

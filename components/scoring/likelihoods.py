@@ -1,17 +1,17 @@
-"""Score with a model through Ray Data: tokenized, sorted by length, then measured by a pool of actors.
+"""Score with a model through Ray Data: a pool of actors, each of which loads the model once.
 
-Sorting puts examples of like length into one batch, so little is computed for padding; each actor loads the model
-once. The result does not depend on how many actors there are.
+An actor takes a window of examples and measures it in batches of like length, so little is computed for padding
+and memory stays constant however large the data is.
 """
 
 from __future__ import annotations
 
-import os
+import math
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from components.common.models import (
     context_length,
@@ -25,6 +25,9 @@ from components.common.models import (
 from components.common.progress import Progress
 
 Batch = dict[str, Any]
+_WINDOW = 2048
+_SMALLEST = 64
+"""Examples that an actor takes at once: enough for batches of like length, few enough to keep every actor busy."""
 
 
 class Scorer:
@@ -69,12 +72,6 @@ class Scorer:
             return {"id": batch["id"], "difficulty": given / bare}
 
 
-def _characters(batch: Batch) -> Batch:
-    """Length in characters: a good enough order for batching, and free."""
-    sizes = [sum(len(turn["content"]) for turn in turns) for turns in batch["messages"]]
-    return {"id": batch["id"], "messages": batch["messages"], "size": np.array(sizes, dtype=np.int64)}
-
-
 def score_with_model(job: dict[str, Any], limit: int) -> tuple[dict[str, float], float]:
     """Difficulty by example id, and the seconds that starting Ray took.
 
@@ -88,22 +85,19 @@ def score_with_model(job: dict[str, Any], limit: int) -> tuple[dict[str, float],
     connect_ray()
     import ray
 
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.enable_operator_progress_bars = False
     started = time.time() - began
-    actors = max(1, min(job["workers"], os.cpu_count() or 1))
-    rows = ray.data.read_parquet([str(Path(path)) for path in job["files"].values()], columns=["id", "messages"])
-    total = rows.count()
-    scored = (
-        rows.map_batches(_characters, batch_size=4096)
-        .sort("size", descending=True)
-        .map_batches(
-            Scorer,
-            fn_constructor_args=(job, limit, max(1, job["threads"] // actors)),
-            batch_size=max(32, min(512, total // (2 * actors))),
-            concurrency=actors,
-            num_cpus=1,
-            num_gpus=1 if job["gpus"] else 0,
-        )
+    files = [str(path) for path in job["files"].values()]
+    total = sum(pq.read_metadata(path).num_rows for path in files)
+    actors = max(1, min(job["workers"], math.ceil(total / _WINDOW)))
+    scored = ray.data.read_parquet(files, columns=["id", "messages"], override_num_blocks=2 * actors).map_batches(
+        Scorer,
+        fn_constructor_args=(job, limit, max(1, job["threads"] // actors)),
+        batch_size=min(_WINDOW, max(_SMALLEST, math.ceil(total / (4 * actors)))),
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=1,
+        num_gpus=1 if job["gpus"] else 0,
     )
     progress = Progress("score", total, "examples")
     values: dict[str, float] = {}

@@ -119,7 +119,7 @@ def trainer_config(job: dict[str, Any], batches: StepBatches, out: Path) -> SFTC
         seed=job["training_seed"],
         data_seed=job["training_seed"],
         use_cpu=not job["gpus_per_worker"],
-        ddp_backend=None if job["gpus_per_worker"] else "gloo",
+        ddp_backend="gloo" if job["workers"] > 1 and not job["gpus_per_worker"] else None,
         ddp_find_unused_parameters=False,
         logging_steps=1,
         logging_first_step=True,

@@ -1,0 +1,243 @@
+"""Every stage on its own, on files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+
+from components.common.curriculum import MAIN, PhasePlan, Portion
+from components.common.errors import SpecError, UserError
+from components.common.examples import SCORED_SCHEMA, read_rows, write_rows
+from components.common.launcher import launch
+from components.common.records import RunInfo, RunRecords
+from components.common.spec import DataSpec, Spec, SplittingSpec
+from components.common.spec_file import check, resolve_model, source_path
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Yields a folder beside `out`, and moves what it holds into `out` only when the block ends cleanly."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
+        yield Path(partial)
+        out.mkdir(exist_ok=True)
+        for item in sorted(Path(partial).iterdir()):
+            target = out / item.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            item.replace(target)
+
+
+def _spec(**parts: Any) -> Spec:
+    values = {"name": "alone", "data": {"train": [{"path": "unused"}]}, **parts}
+    try:
+        return Spec.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(check("the command's options", values, error), "see `--help`") from None
+
+
+def _data_spec(data: list[str], format: str, options: dict[str, Any]) -> DataSpec:
+    here = Path.cwd()
+    sources = [{"path": source_path(path, here), "format": format} for path in data]
+    return _spec(data={"train": sources, **options}).data
+
+
+def score_alone(
+    data: list[str],
+    format: str,
+    options: dict[str, Any],
+    scoring: dict[str, Any],
+    model: str,
+    seed: int,
+    out: Path,
+    console: Console,
+) -> None:
+    """`phasetune score`: writes scores.parquet, ledger.json, sources.json, rejected.jsonl and scorer.json."""
+    from components.common.keys import scores_key
+    from components.common.models import model_digest
+    from components.preparing.prepare import prepare
+    from components.preparing.sources import fingerprint
+    from components.scoring.step import measure_job, rank_correlations
+
+    parsed = _data_spec(data, format, options)
+    base = {"path": resolve_model(model, Path.cwd())}
+    spec = _spec(scoring=scoring, seed=seed, model=base, data=parsed.model_dump(mode="json"))
+    digest = model_digest(spec.model.path)
+    key = scores_key(spec, fingerprint(parsed, seed), digest, digest)
+    about = out / "scorer.json"
+    if about.exists() and json.loads(about.read_text(encoding="utf-8"))["key"] == key:
+        console.print(f"found {out / 'scores.parquet'}: same data, same scorer", highlight=False)
+        return
+    with whole_folder(out) as folder:
+        with console.status("reading the data"):
+            ledger = prepare(parsed, seed, folder)
+        files = {"scores": folder / "train.parquet"}
+        if ledger.held_out:
+            files["held_out_scores"] = folder / "held_out.parquet"
+        with console.status(f"scoring {ledger.examples:,} examples with {spec.scoring.method}"):
+            job = {**measure_job(spec, files), "out": str(folder)}
+            launch("components.scoring.measure:measure", job=job)
+        for name in ("train.parquet", "held_out.parquet"):
+            (folder / name).unlink()
+        said = {"key": key, "model": spec.model.path, "model_digest": digest, **spec.scoring.model_dump(mode="json")}
+        said.update(rank_correlations(folder / "scores.parquet"))
+        (folder / "scorer.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
+    counts = ", ".join(f"{name} {value:,}" for name, value in ledger.to_dict().items())
+    console.print(f"{counts}\nwrote {out / 'scores.parquet'}", highlight=False)
+
+
+def split_alone(
+    scores: Path, splitting: dict[str, Any], thresholds: str, seed: int, out: Path, console: Console
+) -> None:
+    """`phasetune split`: writes tier-1.parquet, ... and split_report.json."""
+    from components.splitting.split import split
+
+    try:
+        splitting["thresholds"] = [float(item) for item in thresholds.split(",") if item.strip()]
+    except ValueError:
+        raise SpecError(f"--thresholds {thresholds!r} are not numbers", "e.g. --thresholds 1.5,3.5") from None
+    spec: SplittingSpec = _spec(splitting=splitting, curriculum={"order": "ascending"}).splitting
+    _refuse_absent(scores, "scores", "`phasetune score` writes it")
+    held_out = scores.parent / "held_out_scores.parquet"
+    with whole_folder(out) as folder:
+        report = split(scores, held_out if held_out.exists() else None, spec, seed, folder)
+    for tier in report["tiers"]:
+        low, high = tier["difficulty"]["min"], tier["difficulty"]["max"]
+        line = f"tier {tier['tier']}: {tier['examples']:,} examples, {tier['tokens']:,} tokens"
+        console.print(f"{line}, difficulty {low:.3g} to {high:.3g}", highlight=False)
+    console.print(f"wrote {out}", highlight=False)
+
+
+def train_alone(
+    tiers: list[Path],
+    model: str,
+    overrides: list[str],
+    compute: dict[str, Any],
+    seed: int,
+    out: Path,
+    console: Console,
+) -> None:
+    """`phasetune train`: one phase; writes model/ and phase.json."""
+    from components.common.models import model_folder
+    from components.training.step import fit_job
+
+    settings = dict(_pair(item) for item in overrides)
+    base = {"path": resolve_model(model, Path.cwd())}
+    spec = _spec(curriculum={"sft": settings}, compute=compute, seed=seed, model=base)
+    for path in tiers:
+        _refuse_absent(path, "tier file", "`phasetune split` writes it")
+    sft = spec.curriculum.sft
+    numbers = tuple(range(1, len(tiers) + 1))
+    plan = PhasePlan(MAIN, 1, "phase", "sft", (Portion(numbers, sft.epochs),), "tiers", sft)
+    files = {number: path.absolute() for number, path in zip(numbers, tiers, strict=True)}
+    with whole_folder(out) as folder, console.status("training"):
+        job = {**fit_job(spec, plan, files, seed, model_folder(spec.model.path)), "out": str(folder)}
+        result, _ = launch("components.training.fit:fit", job=job)
+        about = {"seed": seed, "model": spec.model.path, "settings": sft.model_dump(mode="json"), **result}
+        (folder / "phase.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    last = result["learning"][-1]["loss"]
+    console.print(f"{result['steps']} steps, {result['tokens']:,} tokens, last loss {last:.3f}", highlight=False)
+    console.print(f"wrote {out / 'model'}", highlight=False)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise SpecError(f"--set {text!r} is not KEY=VALUE", "e.g. --set epochs=2")
+    return key, yaml.safe_load(value)
+
+
+def evaluate_alone(
+    data: list[str], model: str, evaluation: dict[str, Any], seed: int, out: Path, console: Console
+) -> None:
+    """`phasetune evaluate`: writes metrics.json and examples.parquet."""
+    from components.evaluation.step import measure_job
+
+    base = {"path": resolve_model(model, Path.cwd())}
+    spec = _spec(evaluation=evaluation, seed=seed, model=base)
+    with whole_folder(out) as folder, console.status("evaluating"):
+        held_out = _tiered(data, seed, folder)
+        job = {**measure_job(spec, spec.model.path, held_out, "evaluate"), "out": str(folder)}
+        result, _ = launch("components.evaluation.measure:measure", job=job)
+        for leftover in ("tiered.parquet", "train.parquet", "held_out.parquet", "ledger.json", "sources.json"):
+            (folder / leftover).unlink(missing_ok=True)
+        (folder / "metrics.json").write_text(json.dumps(result, indent=1, sort_keys=True), encoding="utf-8")
+    metrics = result["metrics"]
+    for name in (name for name in metrics if not name.endswith((".low", ".high"))):
+        interval = f"[{metrics.get(name + '.low', float('nan')):.4f}, {metrics.get(name + '.high', float('nan')):.4f}]"
+        console.print(f"{name:<40} {metrics[name]:.4f} {interval}", highlight=False, markup=False)
+    console.print(f"wrote {out / 'metrics.json'}", highlight=False)
+
+
+def _tiered(data: list[str], seed: int, folder: Path) -> Path:
+    """One file of examples with tiers, from a split's held_out.parquet, tier files, or data in any format."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first = Path(data[0])
+    if len(data) == 1 and first.suffix == ".parquet" and first.exists() and "tier" in pq.read_schema(first).names:
+        return first.absolute()
+    from components.preparing.prepare import prepare
+
+    prepare(_data_spec(data, "auto", {"held_out": {"fraction": 0.0}}), seed, folder)
+    schema = SCORED_SCHEMA.append(pa.field("tier", pa.int32()))
+    tiered = folder / "tiered.parquet"
+    write_rows(tiered, ({**row, "tier": 1} for row in read_rows(folder / "train.parquet")), schema)
+    return tiered
+
+
+def _refuse_absent(path: Path, what: str, remedy: str) -> None:
+    if not path.is_file():
+        raise UserError(f"there is no {what} at {path}", remedy)
+
+
+def _run_info(folder: Path) -> RunInfo:
+    from pipelines.running import RUN_FILE
+
+    path = folder / RUN_FILE
+    _refuse_absent(path, "run", "give the output folder of a run, e.g. runs/quickstart")
+    return RunInfo.from_json(path.read_text(encoding="utf-8"))
+
+
+def report_alone(folder: Path, console: Console) -> None:
+    """`phasetune report`: writes the report of a run again."""
+    from components.reporting.report import write_report
+
+    info = _run_info(folder)
+    summary = write_report(RunRecords(info.store, info.run), folder)
+    console.print(f"{summary['verdict']}\nwrote {folder / 'report.html'}", highlight=False, markup=False)
+
+
+def serve_ui(folder: Path, port: int, console: Console) -> None:
+    """`phasetune ui`: MLflow's pages on a run's store, on this machine only."""
+    from components.common.spec import TrackingSpec
+    from components.common.tracking import ui_command
+
+    uri = _run_info(folder).mlflow.get("uri")
+    if not uri:
+        raise UserError(f"the run in {folder} was not tracked", "run it with `--set tracking.enabled=true`")
+    command = ui_command(TrackingSpec(uri=uri))
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UserError(
+                f"port {port} is in use", f"choose another: `phasetune ui {folder} --port {port + 1}`"
+            ) from None
+    console.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
+    code = subprocess.call([*command, "--port", str(port)], env=dict(os.environ))
+    if code not in (0, -2, 130):
+        raise UserError(f"MLflow ended with code {code}", "its own messages are above")

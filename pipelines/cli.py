@@ -1,0 +1,236 @@
+"""The `phasetune` command: what each subcommand is asked, and how its errors end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="phasetune",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(soft_wrap=True)
+complaints = Console(stderr=True, soft_wrap=True)
+
+SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML file.", metavar="SPEC")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE; the value is YAML.", metavar="KEY=VALUE")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write; made if need be.")]
+Model = Annotated[str, typer.Option(help="`lab`, a folder, or a Hugging Face id.")]
+Seed = Annotated[int, typer.Option(help="Everything random is derived from it.")]
+
+
+@app.callback(
+    help="Fine-tune a language model on instructions in phases, and learn with evidence whether the phases helped."
+)
+def _common(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Options of every command; `main` takes them out of the arguments wherever they stand."""
+
+
+def _spec(path: Path, overrides: list[str] | None) -> Any:
+    from components.common.spec_file import load_spec
+
+    return load_spec(path, overrides or [])
+
+
+@app.command()
+def run(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Where the report goes; runs/NAME where absent.")] = None,
+) -> None:
+    """Score, split, train in phases with controls, evaluate and report."""
+    from components.reporting.table import results_table
+    from pipelines.running import run_spec
+
+    parsed = _spec(spec, overrides)
+    folder = output_dir or Path("runs") / parsed.name
+    summary = run_spec(parsed, folder, console)
+    console.print()
+    console.print(results_table(summary), soft_wrap=False)
+    console.print(f"\n{summary['verdict']}\n", highlight=False, markup=False)
+    console.print(f"report   {folder / 'report.html'}", highlight=False)
+    console.print(f"summary  {folder / 'summary.json'}", highlight=False)
+    console.print(f"MLflow   phasetune ui {folder}", highlight=False)
+
+
+@app.command()
+def plan(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Print the resolved spec, every phase and control with its key, and what the store already holds."""
+    from pipelines.planning import show_plan
+
+    show_plan(_spec(spec, overrides), console)
+
+
+@app.command()
+def validate(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Check a spec, and that its data and model are there."""
+    from pipelines.planning import check_inputs
+
+    parsed = _spec(spec, overrides)
+    check_inputs(parsed)
+    console.print(f"{spec} is valid: {parsed.name}", highlight=False)
+
+
+@app.command()
+def score(
+    data: Annotated[list[str], typer.Argument(help="Files, folders, URIs or dataset ids.")],
+    out: Out,
+    method: Annotated[str, typer.Option(help="length, loss, ifd or column.")] = "ifd",
+    model: Model = "lab",
+    format: Annotated[str, typer.Option(help="The rows' format.")] = "auto",
+    column: Annotated[str, typer.Option(help="The field that `column` reads.")] = "difficulty",
+    held_out: Annotated[float, typer.Option(help="Share of the examples held out.")] = 0.0,
+    max_rejected: Annotated[float, typer.Option(help="Stop above this share of malformed rows.")] = 0.05,
+    seed: Seed = 17,
+) -> None:
+    """Read data and give every example a difficulty."""
+    from pipelines.alone import score_alone
+
+    scoring = {"method": method, "column": column}
+    options = {"held_out": {"fraction": held_out}, "max_rejected": max_rejected}
+    score_alone(data, format, options, scoring, model, seed, out, console)
+
+
+@app.command()
+def split(
+    scores: Annotated[Path, typer.Argument(help="A scores.parquet.")],
+    out: Out,
+    tiers: Annotated[int, typer.Option(help="Number of tiers.")] = 3,
+    cut: Annotated[str, typer.Option(help="quantiles, tokens or thresholds.")] = "quantiles",
+    thresholds: Annotated[str, typer.Option(help="The cuts for `thresholds`, e.g. 1.5,3.5.")] = "",
+    seed: Seed = 17,
+) -> None:
+    """Cut scored examples into tiers."""
+    from pipelines.alone import split_alone
+
+    split_alone(scores, {"tiers": tiers, "cut": cut}, thresholds, seed, out, console)
+
+
+@app.command()
+def train(
+    tiers: Annotated[list[Path], typer.Argument(help="Tier files; together they are one phase.")],
+    out: Out,
+    model: Model = "lab",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Of curriculum.sft, e.g. epochs=2.", metavar="KEY=VALUE")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Training workers.")] = 1,
+    gpus_per_worker: Annotated[int, typer.Option(help="0 or 1.")] = 0,
+    seed: Seed = 17,
+) -> None:
+    """Train one phase on tier files."""
+    from pipelines.alone import train_alone
+
+    compute = {"workers": workers, "gpus_per_worker": gpus_per_worker}
+    train_alone(tiers, model, overrides or [], compute, seed, out, console)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[list[str], typer.Argument(help="A split's held_out.parquet, or data in any format.")],
+    out: Out,
+    model: Model = "lab",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest generated answer, tokens.")] = 256,
+    seed: Seed = 17,
+) -> None:
+    """Measure a model: loss and verified accuracy, per tier, with intervals."""
+    from pipelines.alone import evaluate_alone
+
+    evaluate_alone(data, model, {"max_new_tokens": max_new_tokens}, seed, out, console)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's output folder, e.g. runs/quickstart.")],
+) -> None:
+    """Write a run's report again from its records, also of a run that did not finish."""
+    from pipelines.alone import report_alone
+
+    report_alone(folder, console)
+
+
+@app.command("compile")
+def compile_(
+    spec: SpecPath,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("pipeline.yaml"),
+    overrides: Overrides = None,
+    allow_local: Annotated[bool, typer.Option(help="Allow paths that only this machine has.")] = False,
+) -> None:
+    """Compile the pipeline for a cluster."""
+    from pipelines.phased import compile_pipeline
+    from pipelines.running import new_run
+
+    parsed = _spec(spec, overrides)
+    info = new_run(parsed, Path("runs") / parsed.name)
+    compile_pipeline(parsed, info.to_json(), out, allow_local)
+    console.print(f"wrote {out}", highlight=False)
+
+
+@app.command()
+def ui(
+    folder: Annotated[Path, typer.Argument(help="A run's output folder.")] = Path("runs/quickstart"),
+    port: Annotated[int, typer.Option(help="The port to listen on, on this machine only.")] = 5000,
+) -> None:
+    """Open MLflow on the store of a run."""
+    from pipelines.alone import serve_ui
+
+    serve_ui(folder, port, console)
+
+
+@app.command()
+def lab(
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    count: Annotated[int, typer.Option(help="Number of instructions.")] = 3000,
+    seed: Seed = 17,
+) -> None:
+    """Write the lab's instructions and facts to a folder."""
+    from components.lab.generator import write_lab
+
+    out.mkdir(parents=True, exist_ok=True)
+    for path in write_lab(out, count, seed):
+        console.print(f"wrote {path}", highlight=False)
+
+
+def _fail(error: BaseException, debug: bool) -> int:
+    from components.common.errors import SpecError, UserError
+    from pipelines.running import exit_code, user_message
+
+    known = user_message(error)
+    if debug:
+        complaints.print_exception()
+    if known is None:
+        first = (str(error).splitlines() or [""])[0]
+        known = UserError(f"{type(error).__name__}: {first}", "run again with --debug and report what it shows")
+    complaints.print("[bold red]error:[/] ", end="")
+    complaints.print(known.message, highlight=False, markup=False)
+    if known.remedy:
+        complaints.print("[bold]remedy:[/] ", end="")
+        complaints.print(known.remedy, highlight=False, markup=False)
+    return 2 if isinstance(error, SpecError) else exit_code(error)
+
+
+def main() -> None:
+    """The command's entry: no traceback without `--debug`, which may stand anywhere."""
+    debug = "--debug" in sys.argv
+    arguments = [item for item in sys.argv[1:] if item != "--debug"]
+    try:
+        app(args=arguments, standalone_mode=False)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except BaseException as error:
+        usage = getattr(error, "format_message", None)
+        if usage is not None:
+            complaints.print(f"[bold red]error:[/] {usage()}\n[bold]remedy:[/] see `phasetune --help`", highlight=False)
+            sys.exit(2)
+        if isinstance(error, SystemExit):
+            raise
+        sys.exit(_fail(error, debug))

@@ -1,0 +1,207 @@
+"""Run a spec on this machine: KFP's local runner, one session for the heavy work, one report at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import secrets
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from components.common.curriculum import expand
+from components.common.errors import UserError, mendable
+from components.common.launcher import session
+from components.common.models import model_folder
+from components.common.progress import EVENTS
+from components.common.records import RunInfo, RunRecords
+from components.common.spec import Spec
+from components.common.spec_file import spec_digest
+from components.common.tracking import end_parent, open_parent, redact
+from pipelines.screen import Screen
+
+RUN_FILE = "run.json"
+LOG_FILE = "run.log"
+_PACKAGES = ("torch", "transformers", "trl", "ray", "kfp", "mlflow", "datasets", "accelerate", "tokenizers", "numpy")
+
+
+def run_spec(spec: Spec, output_dir: Path, console: Console) -> dict[str, Any]:
+    """Run a spec, from its data to its report.
+
+    Args:
+        spec: The spec.
+        output_dir: Gets report.html, summary.json, plots, run.json and run.log.
+        console: Where the user watches.
+
+    Returns:
+        The summary, as in summary.json.
+
+    Raises:
+        UserError: If a step fails for a reason that the user can mend.
+    """
+    model_folder(spec.model.path)  # an unusable model is said before any work, not after
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for old in ("report.html", "summary.json"):
+        (output_dir / old).unlink(missing_ok=True)  # a failed run must not leave the last one's report as its own
+    info = new_run(spec, output_dir)
+    if spec.tracking.enabled:
+        info.mlflow = _open_tracking(spec, info, console)
+    records = RunRecords(info.store, info.run)
+    records.open(info)
+    (output_dir / RUN_FILE).write_text(info.to_json(), encoding="utf-8")
+    console.print(f"{spec.name}: run {info.run}, log {output_dir / LOG_FILE}", highlight=False)
+    status = "FAILED"
+    try:
+        _execute(spec, info, output_dir, console)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if status != "FINISHED" and info.mlflow["run_id"]:
+            end_parent(info, "KILLED" if status == "KILLED" else "FAILED")
+    summary: dict[str, Any] = json.loads((output_dir / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+def new_run(spec: Spec, output_dir: Path) -> RunInfo:
+    """What a new run of a spec is; its id is unique."""
+    now = datetime.now(UTC)
+    values = spec.model_dump(mode="json")
+    values["tracking"]["uri"] = redact(spec.tracking.uri)
+    return RunInfo(
+        run=f"{spec.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
+        name=spec.name,
+        spec=values,
+        spec_digest=spec_digest(spec),
+        store=spec.store,
+        output_dir=str(output_dir.absolute()),
+        started=now.isoformat(timespec="seconds"),
+        versions=_versions(),
+        machine=_machine(),
+    )
+
+
+def count_steps(spec: Spec) -> int:
+    """Steps of a run that leave a record, but for the report."""
+    curricula = sum(len(one.phases) for seed in spec.all_seeds for one in expand(spec, seed))
+    return 2 + len(spec.all_seeds) + 1 + 2 * curricula
+
+
+def _open_tracking(spec: Spec, info: RunInfo, console: Console) -> dict[str, str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = open_parent(spec.tracking, info)
+    for item in caught:
+        if item.category.__name__ == "TrackingWarning":
+            console.print(f"[yellow]warning:[/] {item.message}", highlight=False)
+    return found
+
+
+def _execute(spec: Spec, info: RunInfo, output_dir: Path, console: Console) -> None:
+    from pipelines.phased import run_locally
+
+    log = output_dir / LOG_FILE
+    scratch = output_dir / ".kfp"
+    events = output_dir / ".events.jsonl"
+    events.unlink(missing_ok=True)
+    screen = Screen(console, events, count_steps(spec))
+    os.environ[EVENTS] = str(events)
+    try:
+        with session(output_dir / "ray-logs"), screen.following(), _into(log), _terminable():
+            run_locally(spec, info.to_json(), scratch)
+    except RuntimeError as error:
+        raise _explained(screen, error, log) from error
+    finally:
+        os.environ.pop(EVENTS, None)
+        events.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _explained(screen: Screen, error: RuntimeError, log: Path) -> Exception:
+    if screen.failure is not None:
+        return screen.failure
+    what = screen.crash or str(error).splitlines()[0]
+    return UserError(f"a step failed: {what}", f"the whole story is in {log}; finished steps are kept in the store")
+
+
+@contextlib.contextmanager
+def _into(log: Path) -> Iterator[None]:
+    """Send what KFP and the steps print to a file."""
+    with log.open("a", encoding="utf-8", buffering=1) as file:
+        file.write(f"--- {datetime.now(UTC).isoformat(timespec='seconds')}\n")
+        handler = logging.StreamHandler(file)
+        root = logging.getLogger()
+        before, streams = root.handlers[:], (sys.stdout, sys.stderr)
+        root.handlers = [handler]
+        sys.stdout = sys.stderr = file
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = streams
+            root.handlers = before
+
+
+class Terminated(BaseException):
+    """SIGTERM: leave in order, with exit code 143."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    def leave(*_: object) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("phasetune", *_PACKAGES):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    import psutil
+
+    model = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "platform": platform.platform(),
+        "cpu": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": sorted(str(item) for item in Path("/proc/driver/nvidia/gpus").glob("*")),
+    }
+
+
+def exit_code(error: BaseException) -> int:
+    """The code that the command ends with."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 143 if isinstance(error, Terminated) else 1
+
+
+def user_message(error: BaseException) -> UserError | None:
+    """What to tell the user about an error, or None where it is our own mistake."""
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        return UserError("stopped", "finished phases are in the store: the same command goes on from there")
+    return mendable(error)

@@ -1,0 +1,107 @@
+"""What the user sees while a run goes on: a bar for long work, a line for each step; plain lines without a terminal."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from components.common.errors import UserError
+
+_PATIENCE = 2.0
+"""Seconds after which work is worth a bar."""
+
+
+class Screen:
+    """Follows the events that the steps write (see `components.common.progress`).
+
+    Attributes:
+        failure: What the last failing step said, or None.
+        steps: Steps that ended.
+    """
+
+    def __init__(self, console: Console, events: Path, total_steps: int) -> None:
+        self._console = console
+        self._events = events
+        self._total = total_steps
+        self._read = 0
+        self._shown: dict[str, Any] = {}
+        self._since: dict[str, float] = {}
+        self._bars = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.failure: UserError | None = None
+        self.crash: str | None = None
+        self.steps = 0
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Show what happens until the block ends."""
+        done = threading.Event()
+
+        def follow() -> None:
+            while not done.wait(0.1):
+                self._drain()
+
+        thread = threading.Thread(target=follow, daemon=True)
+        with self._bars:
+            thread.start()
+            try:
+                yield
+            finally:
+                done.set()
+                thread.join()
+                self._drain()
+
+    def _drain(self) -> None:
+        if not self._events.exists():
+            return
+        with self._events.open("rb") as file:
+            file.seek(self._read)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            self._show(json.loads(line))
+
+    def _show(self, event: dict[str, Any]) -> None:
+        if "failed" in event:
+            if "kind" in event:
+                self.failure = UserError(event["failed"], event.get("remedy", ""))
+            else:
+                self.crash = event["failed"]
+        elif event.get("state") == "done":
+            self.steps += 1
+            self._clear()
+            how = "found in the store" if event["reused"] else f"{event['seconds']:.1f} s"
+            self._console.print(f"[{self.steps:>2}/{self._total}] {event['step']:<34} {how}", highlight=False)
+        elif "label" in event:
+            self._bar(event)
+
+    def _bar(self, event: dict[str, Any]) -> None:
+        label = event["label"]
+        since = self._since.setdefault(label, time.monotonic())
+        if label not in self._shown and time.monotonic() - since < _PATIENCE:
+            return
+        if label not in self._shown:
+            self._shown[label] = self._bars.add_task(label, total=event["total"] or None)
+        self._bars.update(self._shown[label], completed=event["done"])
+
+    def _clear(self) -> None:
+        for task in self._shown.values():
+            self._bars.remove_task(task)
+        self._shown, self._since = {}, {}
