@@ -160,7 +160,7 @@ class Store:
 
         count = 0
         for folder in sorted((self.root / ".staging").glob("*")):
-            owner = folder.name.split("-")[-2]
+            owner = folder.name.rpartition("-")[0].rpartition("-")[2]
             owned = owner.isdecimal() and psutil.pid_exists(int(owner)) and not folder.name.startswith("broken-")
             if not owned and time.time() - folder.stat().st_mtime > older_than:
                 shutil.rmtree(folder, ignore_errors=True)
