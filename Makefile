@@ -15,7 +15,7 @@ DEVICE ?= $(or $(firstword $(subst -, ,$(SET_UP))),cpu)
 CHECKSUM := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | tr -d ' ')
 STAMP := $(VENV)/.set-up-$(DEVICE)-$(CHECKSUM)
 UNFINISHED := $(VENV)/.unfinished
-PIP_INSTALL := $(PYTHON) -m pip install -q --disable-pip-version-check --no-input -c constraints.txt
+PIP_INSTALL := $(PYTHON) -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 
 TORCH_VERSION := $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' constraints.txt)
 TORCH_cpu := torch==$(TORCH_VERSION)
