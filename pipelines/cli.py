@@ -16,8 +16,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(soft_wrap=True)
-complaints = Console(stderr=True, soft_wrap=True)
+# Bound to the terminal as it is now: while a run goes on, standard output is a log file.
+console = Console(file=sys.stdout, soft_wrap=True)
+complaints = Console(file=sys.stderr, soft_wrap=True)
 
 SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML file.", metavar="SPEC")]
 Overrides = Annotated[

@@ -131,12 +131,12 @@ def show_plan(spec: Spec, console: Console) -> None:
     for name, key, stored in plan.steps:
         first.add_row(name, key[:12], "yes" if stored else "no")
     console.print(first)
-    table = Table("curriculum", "phase", "key", "tokens", "steps", "in the store", box=None)
+    table = Table("curriculum", "phase", "key", "tokens", "steps", "in the store", box=None, pad_edge=False)
     table.title, table.title_justify = "phases and controls", "left"
     several = len(spec.all_seeds) > 1
     for item in plan.phases:
         name = item.plan.curriculum + (f" (seed {item.seed})" if several else "")
-        known = [item.key[:12], f"{item.tokens:,}", str(item.steps)] if item.key else [LATER] * 3
+        known = [item.key[:12], f"{item.tokens:,}", str(item.steps)] if item.key else [LATER, "", ""]
         table.add_row(name, f"{item.plan.index} {item.plan.name}", *known, "yes" if item.stored else "no")
     console.print()
     console.print(table)

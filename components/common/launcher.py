@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from components.common.session import call
 
 SESSION = "PHASETUNE_SESSION"
 """The variable that names the session's socket."""
+_LONGEST = 16
 
 
 class StepFailed(Exception):
@@ -38,6 +39,7 @@ def launch(target: str, **arguments: Any) -> tuple[Any, float]:
         StepFailed: If it failed otherwise or its process was killed.
     """
     path = os.environ.get(SESSION)
+    arguments = json.loads(json.dumps(arguments))
     answer = call(target, arguments) if path is None else _ask(path, target, arguments)
     if "user_error" in answer:
         kind, message, remedy = answer["user_error"]
@@ -65,12 +67,19 @@ def _ask(path: str, target: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exchange(path: str, request: dict[str, Any], descriptors: list[int]) -> str:
+    """The session's answer; empty where whoever should give it has ended."""
+    parts = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.connect(path)
-        socket.send_fds(connection, [json.dumps(request).encode()], descriptors)
-        parts = []
-        while part := connection.recv(1 << 16):
-            parts.append(part)
+        try:
+            connection.connect(path)
+            message = json.dumps(request).encode()
+            sent = socket.send_fds(connection, [message], descriptors)
+            connection.sendall(message[sent:])
+            connection.shutdown(socket.SHUT_WR)
+            while part := connection.recv(1 << 16):
+                parts.append(part)
+        except (ConnectionError, FileNotFoundError):
+            return ""
     return b"".join(parts).decode()
 
 
@@ -84,10 +93,16 @@ def connect_ray() -> None:
         ray_instance.connect(None)
         return
     variables = {name: value for name, value in os.environ.items() if name.startswith(("RAY_", "PHASETUNE_"))}
-    answer = json.loads(_exchange(path, {"op": "ray", "environment": variables}, []))
+    answer = json.loads(_exchange(path, {"op": "ray", "environment": variables}, []) or '{"error": "no answer"}')
     if "error" in answer:
         raise errors.UserError(f"Ray did not start: {answer['error']}", "see the run's log; is there memory left?")
     ray_instance.connect(answer["address"])
+
+
+def _short_place() -> str | None:
+    """The folder for sockets, whose paths may have 107 bytes, of which Ray's own take 80; None: the usual one."""
+    usual = tempfile.gettempdir()
+    return None if len(usual) <= _LONGEST or not os.access("/tmp", os.W_OK) else "/tmp"  # noqa: S108  # as a fallback
 
 
 @contextmanager
@@ -96,8 +111,11 @@ def session(logs: Path) -> Iterator[None]:
 
     Args:
         logs: Where Ray's logs are kept if the run fails.
+
+    Raises:
+        UserError: If it does not start.
     """
-    with tempfile.TemporaryDirectory(prefix="phasetune-") as folder:
+    with tempfile.TemporaryDirectory(prefix="phasetune-", dir=_short_place(), ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "socket"
         ray_folder = Path(folder) / "ray"
         added = {SESSION: str(path), FOLDER: str(ray_folder), **environment()}
@@ -110,12 +128,18 @@ def session(logs: Path) -> Iterator[None]:
             until = time.monotonic() + 30
             while not path.exists() and process.poll() is None and time.monotonic() < until:
                 time.sleep(0.01)
+            if not path.exists():
+                raise errors.UserError("the process that does the heavy work did not start", "see what it wrote above")
             yield
         except BaseException:
-            if ray_folder.exists():
+            with suppress(OSError):  # Ray may not have come to write any, and the reason of the failure comes first
                 shutil.copytree(ray_folder / "session_latest" / "logs", logs, dirs_exist_ok=True)
             raise
         finally:
-            process.communicate(timeout=30)  # closes the pipe, which ends the session
+            try:
+                process.communicate(timeout=30)  # closes the pipe, which ends the session
+            except subprocess.TimeoutExpired:
+                process.kill()  # its children are bound to die with it
+                process.wait()
             for name, value in before.items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})

@@ -30,6 +30,8 @@ from components.common.errors import mendable
 PRELOAD = ("torch", "transformers", "transformers.models.llama.modeling_llama", "trl", "accelerate", "ray.train.torch")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_ASKING = 10.0
+"""Seconds within which a request must have arrived whole."""
 
 
 def resolve(target: str) -> Callable[..., Any]:
@@ -52,7 +54,8 @@ def call(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
     try:
         function = resolve(target)
         started = time.time()  # importing is overhead, not work
-        return {"result": function(**arguments), "started": started}
+        # Through JSON also where nothing is sent, so that a caller gets the same in every place.
+        return {"result": json.loads(json.dumps(function(**arguments))), "started": started}
     except KeyboardInterrupt:
         return {"interrupted": True}
     except BaseException as error:
@@ -77,34 +80,47 @@ class Session:
 
     def __init__(self, path: Path) -> None:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
+        # Under its name only once it answers: whoever sees the socket may ask.
+        early = path.with_suffix(".new")
+        self._listener.bind(str(early))
         self._listener.listen(16)
+        early.rename(path)
         self._ray: tuple[int, str] | None = None
         self._preloaded = False
 
     def serve(self) -> None:
         """Answer until the driver's pipe closes; then end every child."""
-        while True:
-            ready, _, _ = select.select([self._listener, sys.stdin], [], [], 1.0)
-            self._reap()
-            if sys.stdin in ready:
-                break
-            if self._listener in ready:
-                connection, _ = self._listener.accept()
-                with connection:
-                    self._answer(connection)
-        self._end_children()
+        try:
+            while True:
+                ready, _, _ = select.select([self._listener, sys.stdin], [], [], 1.0)
+                self._reap()
+                if sys.stdin in ready:
+                    break
+                if self._listener in ready:
+                    connection, _ = self._listener.accept()
+                    # A step that ends while it asks (Ctrl-C) breaks its own connection, never the session.
+                    with connection, contextlib.suppress(OSError, ValueError):
+                        self._answer(connection)
+        finally:
+            self._end_children()
 
     def _answer(self, connection: socket.socket) -> None:
-        message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 2)
-        request = json.loads(message) if message else {}
-        if request.get("op") == "ray":
-            connection.sendall(json.dumps(self._ray_address(request["environment"], connection)).encode())
-        elif request.get("op") == "call":
-            self._preload()
-            self._fork_call(connection, request, descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        connection.settimeout(_ASKING)
+        message, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 2)
+        try:
+            parts = [message]
+            while part := connection.recv(1 << 16):
+                parts.append(part)
+            request = json.loads(b"".join(parts))
+            connection.settimeout(None)
+            if request["op"] == "ray":
+                connection.sendall(json.dumps(self._ray_address(request["environment"], connection)).encode())
+            else:
+                self._preload()
+                self._fork_call(connection, request, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _preload(self) -> None:
         if not self._preloaded:
@@ -113,23 +129,19 @@ class Session:
             self._preloaded = True
 
     def _fork_call(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
-        child = os.fork()
-        if child:
+        if os.fork():
             return
-        die_with_parent()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        self._listener.close()
-        for number, descriptor in zip((1, 2), descriptors, strict=False):
-            os.dup2(descriptor, number)
-        os.chdir(request["directory"])
-        os.environ.clear()
-        os.environ.update(request["environment"])
-        answer = call(request["target"], request["arguments"])
-        sys.stdout.flush()
-        sys.stderr.flush()
-        connection.sendall(json.dumps(answer).encode())
-        connection.close()
-        os._exit(0)
+        try:
+            die_with_parent()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            self._listener.close()
+            for number, descriptor in zip((1, 2), descriptors, strict=False):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            connection.sendall(json.dumps(_call_there(request)).encode())
+            connection.close()
+        finally:
+            os._exit(0)  # whatever happens: a child that returned would be a second session
 
     def _ray_address(self, environment: dict[str, str], asking: socket.socket) -> dict[str, Any]:
         if self._ray is None or not _alive(self._ray[0]):
@@ -164,6 +176,21 @@ class Session:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(descendants, timeout=5)
+
+
+def _call_there(request: dict[str, Any]) -> dict[str, Any]:
+    """Call what is asked for, in the caller's folder and environment."""
+    try:
+        os.chdir(request["directory"])
+    except OSError as error:
+        return {"error": f"the working directory is gone: {error}"}
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    answer = call(request["target"], request["arguments"])
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever listened may be gone
+            stream.flush()
+    return answer
 
 
 def _alive(pid: int) -> bool:

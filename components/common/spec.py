@@ -98,6 +98,7 @@ class SplittingSpec(Strict):
     """How scored examples are cut into tiers."""
 
     tiers: Annotated[int, Field(ge=1, le=100)] = 3
+    """Number of tiers; tier 1 is the easiest."""
     cut: Literal["thresholds", "quantiles", "tokens"] = "quantiles"
     """`quantiles`: equal counts; `tokens`: equal tokens; `thresholds`: the values given."""
     thresholds: list[float] = []
@@ -116,7 +117,7 @@ class SplittingSpec(Strict):
 
 
 class SftSettings(Strict):
-    """Hyperparameters of a supervised phase. Defaults: Phased IFT (arXiv 2406.04371), section 4.1, where it has one."""
+    """Hyperparameters of a supervised phase. Defaults: Phased IFT (arXiv 2406.04371), where it has one."""
 
     epochs: Annotated[int, Field(ge=1)] = 2
     """Passes over the phase's examples."""
@@ -127,6 +128,7 @@ class SftSettings(Strict):
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     """Examples in one forward pass of one worker; null: as many as the step needs from it."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """AdamW's; not applied to biases and norms."""
     warmup_ratio: Fraction = 0.1
     """Share of the phase's steps in which the learning rate rises."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -155,7 +157,9 @@ class PhaseSpec(SftOverrides):
     """One phase of an explicit `curriculum.phases` or of `curriculum.then`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=64)] | None = None
+    """Shown in reports; after the tiers where absent."""
     method: Literal["sft"] = "sft"
+    """The training method."""
     tiers: list[Tier] = []
     """The tiers that the phase trains on."""
     replay: Fraction = 0.0
@@ -203,6 +207,7 @@ class EvaluationSpec(Strict):
     """What is measured on the base model and after every phase."""
 
     suites: list[Literal["loss", "verifiable"]] = ["loss", "verifiable"]
+    """`loss`: held-out nats per token; `verifiable`: greedy answers that a verifier accepts."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest generated answer, tokens."""
     max_examples: Annotated[int, Field(ge=1)] | None = None
@@ -212,6 +217,7 @@ class EvaluationSpec(Strict):
     resamples: Annotated[int, Field(ge=100)] = 2000
     """Bootstrap resamples."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Of every interval, and of the verdict's test."""
 
 
 class TrackingSpec(Strict):
@@ -220,7 +226,9 @@ class TrackingSpec(Strict):
     uri: str = "sqlite:///mlflow.db"
     """`sqlite:///FILE` (relative to the working directory) or `http(s)://HOST`."""
     experiment: str = "phasetune"
+    """MLflow's experiment."""
     enabled: bool = True
+    """False keeps the run out of MLflow."""
 
 
 class ComputeSpec(Strict):
@@ -229,7 +237,9 @@ class ComputeSpec(Strict):
     workers: Annotated[int, Field(ge=1)] = 1
     """Training workers; 1 trains in the step's own process."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    """0 trains on the CPU."""
     ray: Literal["local"] = "local"
+    """Where Ray runs: an instance on this machine, started when first needed."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch in all workers together; null: every core."""
 
@@ -245,7 +255,9 @@ class Spec(Strict):
     """One run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+    """Names the output folder and the tracked run; never enters a key."""
     seed: int = 17
+    """Everything random is derived from it, by purpose."""
     seeds: Annotated[list[int], Field(min_length=1)] | None = None
     """Repeats the whole run with each seed; the verdict then includes the spread between them."""
     model: ModelSpec = ModelSpec()
@@ -254,10 +266,13 @@ class Spec(Strict):
     splitting: SplittingSpec = SplittingSpec()
     curriculum: CurriculumSpec = CurriculumSpec()
     controls: list[Control] = ["one_off", "random_tiers"]
+    """Curricula run beside the main one: all at once, random tiers of the same sizes, the hardest tier alone, all at
+    once with the phases' restarts of the learning rate, or `{only: [tiers]}`."""
     evaluation: EvaluationSpec = EvaluationSpec()
     tracking: TrackingSpec = TrackingSpec()
     compute: ComputeSpec = ComputeSpec()
     secrets: dict[str, SecretRef] = {}
+    """Secrets by name, as the cluster keeps them; never a value."""
     store: str = "runs/store"
     """A folder, relative to the working directory."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from components.common.errors import UserError
@@ -30,6 +30,7 @@ class OrderedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl carries no typ
         self._batches = batches
         self._order_file = order_file
         super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)  # every point goes to `Curve`; a print each is noise
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The promised batches; with an `order_file`, every row that is really read is noted in it."""
