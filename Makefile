@@ -25,7 +25,7 @@ TORCH_gpu := torch===$(TORCH_VERSION)
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup check test proofs bench lab-model clean
+.PHONY: help quickstart setup check test proofs bench docs lab-model clean
 # A target that needs the set-up says so by itself; two of them at once would set up twice.
 .NOTPARALLEL:
 
@@ -76,6 +76,9 @@ proofs: setup  ## The long proofs: chaos, studies, real servers
 
 bench: setup  ## Measure speed and memory, one benchmark after another
 	@for file in tests/benchmarks/*.py; do echo "== $$file"; $(PYTHON) $$file || exit 1; done
+
+docs: setup  ## Write docs/spec.md from the spec's models
+	@$(PYTHON) -m pipelines.spec_page > docs/spec.md.new && mv docs/spec.md.new docs/spec.md || { rm -f docs/spec.md.new; exit 1; }
 
 lab-model: setup  ## Train the lab's base model anew
 	@$(PYTHON) -m components.lab.pretraining --out components/lab/model

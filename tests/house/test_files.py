@@ -149,6 +149,15 @@ def test_specs_are_valid(root):
     assert not faults
 
 
+def test_the_page_of_the_spec_is_current(root):
+    if not (root / "docs" / "spec.md").exists():
+        pytest.skip("there is no docs/spec.md yet")
+    from pipelines.spec_page import page
+
+    current = (root / "docs" / "spec.md").read_text(encoding="utf-8")
+    assert current == page(), "the spec's models have changed: run `make docs`"
+
+
 def test_installed_packages_agree():
     result = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout

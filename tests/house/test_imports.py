@@ -10,8 +10,8 @@ import tomllib
 import pytest
 
 HEAVY = ("torch", "transformers", "trl", "ray", "mlflow", "kfp", "matplotlib", "pandas", "scipy")
-# What an import is called where that is not the package's name.
-PACKAGES = {"yaml": "pyyaml", "botocore": "boto3"}
+# The package that an import of another name belongs to, or that fixes the one it belongs to.
+PACKAGES = {"yaml": "pyyaml", "botocore": "boto3", "pydantic_core": "pydantic"}
 BESIDE = {"sqlalchemy": "mlflow", "huggingface_hub": "transformers"}
 """Packages imported only to speak to the one that brings them, in whatever version it brings."""
 
