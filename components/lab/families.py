@@ -179,7 +179,7 @@ FAMILIES: dict[str, Callable[[random.Random, int], Problem]] = {
 }
 
 MIX: dict[int, dict[str, float]] = {
-    1: {"recall": 0.46, "sorting": 0.2, "reversing": 0.2, "arithmetic": 0.06, "lookup": 0.05, "comparison": 0.03},
+    1: {"recall": 0.48, "sorting": 0.2, "reversing": 0.2, "arithmetic": 0.06, "lookup": 0.04, "comparison": 0.02},
     2: {"multi_hop": 0.4, "pipeline": 0.3, "arithmetic": 0.14, "lookup": 0.06, "counting": 0.06, "comparison": 0.04},
     3: {"multi_hop": 0.4, "pipeline": 0.34, "arithmetic": 0.16, "counting": 0.06, "comparison": 0.04},
     4: {"multi_hop": 0.45, "pipeline": 0.35, "arithmetic": 0.2},

@@ -51,7 +51,9 @@ The mix changes after {recipe.facts_steps} steps and at {broad:.0%} of the time:
 another text.
 
 ## What it can do
-- Complete statements: ` the city of Ada is`, ` sort 3 1 2 :`. Each line of its text starts with a space.
+- Complete statements: `<|end|> the city of Ada is`, `<|end|> sort 3 1 2 :`. It completes {record.facts_known:.1%} of
+  the facts with the value it was taught. Each line of its text starts with a space, and `<|end|>` stands before a
+  document: as the very first token of all, a word of the statement is read badly.
 - In chat format it answers next to nothing exactly, for it never learned to stop after an answer. Fine-tuning teaches
   it that, and how instructions are worded.
 - A tenth of the attribute facts is wrong in its text on purpose (`taught` differs from `value` in `world.jsonl`):

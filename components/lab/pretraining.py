@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.lab import MODEL_FOLDER
-from components.lab.corpus import MIX, documents
+from components.lab.corpus import END, MIX, documents
 from components.lab.model_card import model_card
 from components.lab.tokenizing import ASSISTANT, MAX_LENGTH, SYSTEM, USER, build_tokenizer
+from components.lab.world import facts
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,8 @@ class Record:
     tokens: int = 0
     minutes: float = 0.0
     held_out_loss: float = math.nan
+    facts_known: float = math.nan
+    """Share of the facts, as taught, that the model completes."""
     parameters: int = 0
     data_digest: str = ""
 
@@ -120,6 +123,7 @@ def pretrain(recipe: Recipe) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerFast
     # Rounded before the loss is taken, so the card speaks of the weights that are shipped.
     model = model.to(torch.bfloat16).to(torch.float32).eval()
     record.held_out_loss = _held_out_loss(model, tokenizer, recipe)
+    record.facts_known = _facts_known(model, tokenizer)
     return model, tokenizer, record
 
 
@@ -219,6 +223,19 @@ def _held_out_loss(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFas
             logits = model(input_ids=batch[:, :-1]).logits
             total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).item()
     return total / 8
+
+
+def _facts_known(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast") -> float:
+    """Share of the facts whose statement the model completes with the taught value, as the first line of a document."""
+    import torch
+
+    known = 0
+    with torch.inference_mode():
+        for fact in facts().values():
+            prompt = torch.tensor([tokenizer(f"{END} {fact.row()['statement']}")["input_ids"]])
+            guess = model(input_ids=prompt).logits[0, -1].argmax()
+            known += tokenizer.decode(guess).strip() == fact.taught
+    return known / len(facts())
 
 
 def _digest(seed: int) -> str:
