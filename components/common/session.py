@@ -99,7 +99,7 @@ class Session:
                 if self._listener in ready:
                     connection, _ = self._listener.accept()
                     # A step that ends while it asks (Ctrl-C) breaks its own connection, never the session.
-                    with connection, contextlib.suppress(OSError, ValueError):
+                    with connection, contextlib.suppress(OSError, ValueError, KeyError):
                         self._answer(connection)
         finally:
             self._end_children()
