@@ -3,7 +3,7 @@
 # DEVICE=cpu (default) or DEVICE=gpu chooses the build of torch; once chosen, it stays until another is asked for.
 # With cpu, pip takes the CPU build (a local version, `+cpu`) where one of its configured indexes offers it; add
 # PyTorch's CPU index to PIP_EXTRA_INDEX_URL for that. Without it, the published build is installed, which is larger
-# and works on a CPU as well.
+# and works on a CPU as well; an environment that has it keeps it when cpu is asked for.
 
 SHELL := /bin/sh
 VENV := .venv
