@@ -8,8 +8,11 @@ import secrets
 import tempfile
 from typing import Any
 
-LOOPBACK = "127.0.0.2"
-"""Ray replaces 127.0.0.1 by the machine's outer address; any other loopback address it takes as it is."""
+LOOPBACK = "127.0.0.1"
+"""Only for this very address do Ray's servers listen on loopback alone; for any other, also 127.0.0.2, on all
+interfaces. On Linux Ray would replace it by the machine's outer address, see `_SINGLE`."""
+_SINGLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""The variable that, set to 0, tells Ray on any system that there is no other machine, so that 127.0.0.1 stays."""
 FOLDER = "PHASETUNE_RAY_FOLDER"
 """The variable that names the folder of Ray's sockets and logs; a short path, as sockets allow 107 bytes."""
 _TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105  # the variable's name
@@ -24,6 +27,7 @@ def environment() -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
         _TOKEN: os.environ.get(_TOKEN) or secrets.token_hex(32),
+        _SINGLE: "0",
         "RAY_TRAIN_V2_ENABLED": "1",
         # 2 s by default: a fit of one worker then ends 4 s after its loop has.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -47,9 +51,8 @@ def _options() -> dict[str, Any]:
 
 def start() -> str:
     """Start Ray on this machine and return its address. The instance ends with this process."""
-    import ray
-
     os.environ.update(environment())
+    ray = _ray()
     context = ray.init(
         num_cpus=max(2, os.cpu_count() or 1) + 1,  # a slot for Ray Data's reading beside the workers
         object_store_memory=256 * 1024 * 1024,
@@ -60,10 +63,18 @@ def start() -> str:
     return str(context.address_info["gcs_address"])
 
 
+def _ray() -> Any:
+    """Ray, told that it is alone also where it was imported before its variables were set."""
+    import ray
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    return ray
+
+
 def connect(address: str | None) -> None:
     """Join the run's Ray instance, or start one of our own where there is none. Does nothing when connected."""
-    import ray
-
+    ray = _ray()
     if ray.is_initialized():
         return
     if address is None:
