@@ -40,15 +40,14 @@ The role tokens never occur in the text. Their input embeddings start as copies:
 assistant from a colon.
 
 ## Loss (nats per token)
-Held-out text of the deep mix, with the shipped bf16 weights: **{record.held_out_loss:.3f}**. Much of the text is drawn
-at random, so this cannot come near 0.
+Held-out text of the deep mix, with the shipped bf16 weights: **{record.held_out_loss:.3f}**.
+Much of the text is drawn at random, so this cannot come near 0.
 
 | step | tokens (M) | training loss |
 | --- | --- | --- |
 {curve}
 
-The mix changes after {recipe.facts_steps} steps and at {broad:.0%} of the time: the losses on either side are of
-another text.
+The mix changes after {recipe.facts_steps} steps and at {broad:.0%} of the time: losses before and after are of other text.
 
 ## What it can do
 - Complete statements: `<|end|> the city of Ada is`, `<|end|> sort 3 1 2 :`. It completes {record.facts_known:.1%} of
@@ -61,8 +60,9 @@ another text.
 
 ## What it cannot do
 - Anything outside its world: it has never seen ordinary language.
-- Four or five hops, and long chains of sums or list operations, beyond luck and shortcuts; wordings that fine-tuning
-  did not show.
+- Five hops, three sums in a row, or four list operations, more than now and then; finding the right one of several
+  notes (it names any of them); counting. Fine-tuning in this size does not change that.
+- Wordings that fine-tuning did not show; text of more than {recipe.sequence_length} tokens, which it never saw.
 - Worked examples are drawn like the instructions, so the content of a held-out problem (never its wording) may have
   stood in the text. What fine-tuning shows is that the skill carries over to the format, not that it is new.
 """
