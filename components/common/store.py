@@ -134,7 +134,7 @@ class Store:
                 if self.find(kind, key) is not None:
                     return
                 # Something was in the way; by now another maker may have set it aside, which is no reason to stop.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
             # A folder without a manifest is no result: it is set aside, never mixed with ours. Another maker may be
             # doing the same at this moment, and even have put its result there: then that goes back, and stays.

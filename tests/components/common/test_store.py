@@ -132,7 +132,7 @@ def test_a_folder_without_a_manifest_is_no_result_and_is_replaced_whole(store):
 
 
 def test_makers_that_race_for_a_folder_without_a_manifest_all_succeed(store):
-    for attempt in range(20):
+    for attempt in range(40):
         key = f"{attempt:032d}"
         (store.path("phases", key) / "leftover").mkdir(parents=True)
         start = threading.Barrier(4)
@@ -243,3 +243,11 @@ def test_a_file_that_the_maker_calls_manifest_does_not_pass_for_ours(store):
         (folder / MANIFEST).write_text("{}")
     assert store.find("phases", KEY).info == {"a": 1}
     assert json.loads(Path(store.path("phases", KEY), MANIFEST).read_text())["key"] == KEY
+
+
+def test_a_stray_file_under_the_key_is_set_aside(store):
+    store.path("phases", KEY).parent.mkdir(parents=True)
+    store.path("phases", KEY).write_text("")
+    assert store.find("phases", KEY) is None
+    make(store)
+    assert store.find("phases", KEY) is not None
