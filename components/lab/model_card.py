@@ -47,7 +47,7 @@ Much of the text is drawn at random, so this cannot come near 0.
 | --- | --- | --- |
 {curve}
 
-The mix changes after {recipe.facts_steps} steps and at {broad:.0%} of the time: losses before and after are of other text.
+The mix changes after {recipe.facts_steps} steps and at {broad:.0%} of the time: losses before and after differ in text.
 
 ## What it can do
 - Complete statements: `<|end|> the city of Ada is`, `<|end|> sort 3 1 2 :`. It completes {record.facts_known:.1%} of
