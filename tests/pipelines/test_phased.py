@@ -1,0 +1,152 @@
+"""The compiled pipeline: what stands in it, what depends on what, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.common.errors import SpecError
+from components.common.spec import Spec
+from pipelines.phased import compile_pipeline, local_places
+from pipelines.running import new_run
+
+STAGES = ["preparing", "scoring", "splitting", "training", "evaluation", "reporting"]
+VALUES = {
+    "name": "cluster",
+    "seed": 17,
+    "model": {"path": "org/model"},
+    "data": {"train": [{"path": "s3://bucket/rows.jsonl"}]},
+    "splitting": {"tiers": 2},
+    "controls": ["one_off", {"only": [1]}],
+    "tracking": {"uri": "http://mlflow:5000"},
+    "store": "s3://bucket/store",
+}
+
+
+def compiled(folder: Path, **changes) -> dict:
+    spec = Spec.model_validate({**VALUES, **changes})
+    compile_pipeline(spec, new_run(spec, folder).to_json(), folder / "pipeline.yaml", allow_local=False)
+    return yaml.safe_load((folder / "pipeline.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> dict:
+    return compiled(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="module")
+def tasks(pipeline) -> dict:
+    """The tasks by the names that users see."""
+    return {task["taskInfo"]["name"]: task for task in pipeline["root"]["dag"]["tasks"].values()}
+
+
+@pytest.fixture(scope="module")
+def edges(tasks, pipeline) -> dict[str, set[str]]:
+    """The names of the tasks that each task waits for."""
+    names = {inner: task["taskInfo"]["name"] for inner, task in pipeline["root"]["dag"]["tasks"].items()}
+    return {name: {names[inner] for inner in task.get("dependentTasks", [])} for name, task in tasks.items()}
+
+
+def test_a_task_for_every_step(tasks):
+    assert set(tasks) == {
+        "prepare", "score", "split seed 17", "evaluate base", "report",
+        "train main 1 tier-1 seed 17", "evaluate main 1 tier-1 seed 17",
+        "train main 2 tier-2 seed 17", "evaluate main 2 tier-2 seed 17",
+        "train one_off 1 all-tiers seed 17", "evaluate one_off 1 all-tiers seed 17",
+        "train only_1 1 tier-1 seed 17", "evaluate only_1 1 tier-1 seed 17",
+    }  # fmt: skip
+
+
+def test_only_real_dependencies_are_edges(edges):
+    assert edges["prepare"] == set()
+    assert edges["score"] == {"prepare"}
+    assert edges["split seed 17"] == {"score"}
+    assert edges["evaluate base"] == {"split seed 17"}
+    assert edges["train main 1 tier-1 seed 17"] == {"split seed 17"}
+    assert edges["train main 2 tier-2 seed 17"] == {"split seed 17", "train main 1 tier-1 seed 17"}
+    assert edges["evaluate main 2 tier-2 seed 17"] == {"split seed 17", "train main 2 tier-2 seed 17"}
+    assert edges["train one_off 1 all-tiers seed 17"] == {"split seed 17"}
+    assert edges["evaluate one_off 1 all-tiers seed 17"] == {"split seed 17", "train one_off 1 all-tiers seed 17"}
+
+
+def test_the_report_waits_for_every_evaluation(edges):
+    assert edges["report"] == {name for name in edges if name.startswith("evaluate ")}
+
+
+def test_seeds_share_all_but_the_split(tmp_path):
+    pipeline = compiled(tmp_path, seeds=[1, 2], controls=[])
+    names = [task["taskInfo"]["name"] for task in pipeline["root"]["dag"]["tasks"].values()]
+    assert sorted(name for name in names if not name.startswith(("train", "evaluate main"))) == [
+        "evaluate base", "prepare", "report", "score", "split seed 1", "split seed 2",
+    ]  # fmt: skip
+    assert sum(name.startswith("train ") for name in names) == 4
+
+
+def test_the_store_is_the_only_cache(tasks):
+    assert [name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")] == []
+
+
+def test_every_task_runs_in_an_image_and_installs_nothing(pipeline):
+    executors = pipeline["deploymentSpec"]["executors"]
+    assert len({executor["container"]["image"] for executor in executors.values()}) == 1
+    for executor in executors.values():
+        assert executor["container"]["image"] not in ("", "python:3.11")
+        said = json.dumps(executor["container"])
+        assert "pip install" not in said
+        assert "kfp==" not in said
+
+
+def test_the_context_says_what_the_run_is(pipeline):
+    context = json.loads(pipeline["root"]["inputDefinitions"]["parameters"]["context"]["defaultValue"])
+    assert context["name"] == "cluster"
+    assert context["store"] == "s3://bucket/store"
+    assert context["spec"]["curriculum"]["order"] == "ascending"
+
+
+def test_it_is_small_enough_for_a_cluster(tmp_path):
+    compiled(tmp_path, splitting={"tiers": 10}, controls=["one_off", "random_tiers", "one_off_restarts"])
+    assert (tmp_path / "pipeline.yaml").stat().st_size < 200_000
+
+
+def test_no_secret_is_in_it(tmp_path):
+    compiled(tmp_path, tracking={"uri": "http://ann:hunter2@mlflow:5000"})
+    assert "hunter2" not in (tmp_path / "pipeline.yaml").read_text()
+
+
+def test_places_of_this_machine_are_refused_by_name(tmp_path):
+    with pytest.raises(SpecError) as caught:
+        compiled(tmp_path, model={"path": "/models/mine"}, store="/runs/store", tracking={"uri": "sqlite:///a.db"})
+    message = str(caught.value)
+    assert "model.path: /models/mine" in message
+    assert "store: /runs/store" in message
+    assert "tracking.uri: sqlite:///a.db" in message
+    assert "--allow-local" in message
+    assert "data.train" not in message
+    assert not (tmp_path / "pipeline.yaml").exists()
+
+
+def test_data_of_this_machine_is_refused_by_its_place_in_the_list():
+    held_out = {"sources": [{"path": "hf://org/data"}, {"path": "/data/test.jsonl"}]}
+    train = [{"path": "s3://bucket/rows.jsonl"}, {"path": "/data/rows.jsonl"}]
+    spec = Spec.model_validate({**VALUES, "data": {"train": train, "held_out": held_out}})
+    assert local_places(spec) == [
+        ("data.train.1.path", "/data/rows.jsonl"),
+        ("data.held_out.sources.1.path", "/data/test.jsonl"),
+    ]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_component_compiles_alone(stage, tmp_path):
+    from kfp import compiler
+    from kfp.dsl.python_component import PythonComponent
+
+    module = importlib.import_module(f"components.{stage}.component")
+    (component,) = [value for value in vars(module).values() if isinstance(value, PythonComponent)]
+    assert component.python_func.__doc__
+    compiler.Compiler().compile(component, str(tmp_path / "component.yaml"))
+    said = json.dumps(yaml.safe_load((tmp_path / "component.yaml").read_text()))
+    assert f"from components.{stage}.step import run" in said
