@@ -126,12 +126,15 @@ def train(
     ] = None,
     workers: Annotated[int, typer.Option(help="Training workers.")] = 1,
     gpus_per_worker: Annotated[int, typer.Option(help="0 or 1.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of all workers together; every core if absent.")
+    ] = None,
     seed: Seed = 17,
 ) -> None:
     """Train one phase on tier files."""
     from pipelines.alone import train_alone
 
-    compute = {"workers": workers, "gpus_per_worker": gpus_per_worker}
+    compute = {"workers": workers, "gpus_per_worker": gpus_per_worker, "threads": threads}
     train_alone(tiers, model, overrides or [], compute, seed, out, console)
 
 
