@@ -87,7 +87,7 @@ def score_alone(
         if ledger.held_out:
             files["held_out_scores"] = folder / "held_out.parquet"
         with console.status(f"scoring {ledger.examples:,} examples with {spec.scoring.method}"):
-            job = {**measure_job(spec, files), "out": str(folder)}
+            job = {**measure_job(spec, files), "for_training": False, "out": str(folder)}
             launch("components.scoring.measure:measure", job=job)
         for name in ("train.parquet", "held_out.parquet"):
             (folder / name).unlink()

@@ -55,7 +55,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     Args:
         job: JSON values: `files` ({"scores": examples file, "held_out_scores": ...}; results are named by the keys),
             `out` (folder), `scoring` (a ScoringSpec's values), `base` and `scorer` (models), `max_length`,
-            `model_spec`, `gpus`, `threads`.
+            `model_spec`, `gpus`, `threads`, `for_training` (whether the base model will be trained on the examples, so
+            that its context binds also a method that asks no model).
 
     Returns:
         `examples`, `truncated`, and `overhead_seconds` of the time taken.
@@ -70,16 +71,19 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     counts = {"examples": 0, "truncated": 0}
     overhead = 0.0
     out = Path(job["out"])
-    if job["scoring"]["method"] in ("loss", "ifd"):
+    asks = job["scoring"]["method"] in ("loss", "ifd")
+    binding = asks or job["for_training"]
+    if asks:
         from components.scoring.likelihoods import score_with_model
 
         values, overhead = score_with_model(job, limit)
     for name, path in job["files"].items():
         with pq.ParquetWriter(out / f"{name}.parquet", SCORED_SCHEMA, compression="zstd") as writer:
             for batch in _batches(Path(path)):
-                encoded = encode(tokenizer, [example.messages for example in batch], limit)
-                refuse_long_prompts([(e.id, item) for e, item in zip(batch, encoded, strict=True)], limit)
-                if job["scoring"]["method"] in ("loss", "ifd"):
+                encoded = encode(tokenizer, [example.messages for example in batch], limit if binding else None)
+                if binding:
+                    refuse_long_prompts([(e.id, item) for e, item in zip(batch, encoded, strict=True)], limit)
+                if asks:
                     difficulty = np.array([values[example.id] for example in batch])
                 else:
                     difficulty = np.array(_given(job["scoring"], batch, encoded))

@@ -27,6 +27,7 @@ def measure_job(spec: Spec, files: dict[str, Path]) -> dict[str, Any]:
         "gpus": spec.compute.gpus_per_worker,
         "workers": max(spec.compute.workers, 1 if spec.compute.gpus_per_worker else os.cpu_count() or 1),
         "threads": spec.compute.threads or os.cpu_count() or 1,
+        "for_training": True,
     }
 
 
