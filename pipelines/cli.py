@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -224,6 +225,7 @@ def _fail(error: BaseException, debug: bool) -> int:
 
 def main() -> None:
     """The command's entry: no traceback without `--debug`, which may stand anywhere."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; see components.common.launcher
     debug = "--debug" in sys.argv
     arguments = [item for item in sys.argv[1:] if item != "--debug"]
     try:

@@ -27,7 +27,16 @@ from typing import Any
 
 from components.common.errors import mendable
 
-PRELOAD = ("torch", "transformers", "transformers.models.llama.modeling_llama", "trl", "accelerate", "ray.train.torch")
+PRELOAD = (
+    "torch",
+    "transformers.trainer",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.tokenization_auto",
+    "datasets",
+    "trl.trainer.sft_trainer",
+    "ray.train.torch",
+    "ray.tune",
+)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ASKING = 10.0

@@ -76,13 +76,11 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     Returns:
         {"metrics": {name: value}, "examples": number}; `out/examples.parquet` holds every example's result.
     """
-    import torch
-
+    from components.common.reproducible import set_reproducible
     from components.common.spec import ModelSpec
 
     quiet()
-    torch.set_num_threads(job["threads"])
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    set_reproducible(job["threads"])
     folder, settings = model_folder(job["model"]), job["evaluation"]
     chosen = choose(Path(job["held_out"]), settings["max_examples"], job["seed"])
     examples = [example for example, _ in chosen]

@@ -40,13 +40,11 @@ class Scorer:
     """
 
     def __init__(self, job: dict[str, Any], limit: int, threads: int) -> None:
-        import torch
-
+        from components.common.reproducible import set_reproducible
         from components.common.spec import ModelSpec
 
         quiet()
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        set_reproducible(threads)
         folder = model_folder(job["scorer"])
         self._tokenizer = load_tokenizer(folder)
         self._limit = min(limit, context_length(folder))

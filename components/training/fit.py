@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -18,17 +19,6 @@ def plan_from_json(value: dict[str, Any]) -> PhasePlan:
     """A phase's plan from the JSON values of `dataclasses.asdict` (with the settings dumped)."""
     portions = tuple(Portion(tuple(p["tiers"]), p["epochs"], p["replay"], tuple(p["seen"])) for p in value["portions"])
     return PhasePlan(**{**value, "portions": portions, "settings": SftSettings.model_validate(value["settings"])})
-
-
-def set_reproducible(threads: int, seed: int) -> None:
-    """Fix the number of threads, every seed, and the choice of algorithms."""
-    import torch
-    from transformers import set_seed
-
-    torch.set_num_threads(threads)
-    set_seed(seed)
-    # A GPU kernel without a deterministic form warns rather than fails: only the CPU's promise is bitwise.
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
 
 
 def fit(job: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +77,7 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
 
     workers = job["workers"]
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it prints the whole learning curve
     if workers > 1:
         connect_ray()
     trainer = TorchTrainer(
@@ -126,6 +117,7 @@ def train_worker(job: dict[str, Any]) -> None:
     from datasets import Dataset
 
     from components.common.models import load_model, load_tokenizer, quiet
+    from components.common.reproducible import set_reproducible
     from components.common.spec import ModelSpec
     from components.training.batches import StepBatches, accumulation
     from components.training.sft import Curve, OrderedSFTTrainer, trainer_config
