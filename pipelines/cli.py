@@ -18,7 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # Bound to the terminal as it is now: while a run goes on, standard output is a log file.
-console = Console(file=sys.stdout, soft_wrap=True)
+console = Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else 100)
 complaints = Console(file=sys.stderr, soft_wrap=True)
 
 SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML file.", metavar="SPEC")]
@@ -229,7 +229,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [item for item in sys.argv[1:] if item != "--debug"]
     try:
-        app(args=arguments, standalone_mode=False)
+        if app(args=arguments, standalone_mode=False) == 130:  # typer takes a Ctrl-C and hands back its code
+            sys.exit(_fail(KeyboardInterrupt(), debug))
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
     except BaseException as error:

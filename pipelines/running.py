@@ -160,6 +160,12 @@ class Terminated(BaseException):
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
     def leave(*_: object) -> NoReturn:
+        # KFP waits for the step under way, which may train for hours: the steps are told to stop, as by a Ctrl-C.
+        import psutil
+
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGINT)
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, leave)

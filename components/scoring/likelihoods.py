@@ -54,24 +54,26 @@ class Scorer:
         self._scoring = job["scoring"]
 
     def __call__(self, batch: Batch) -> Batch:
-        """Difficulty of a batch: columns `id`, `messages` in, `id`, `difficulty` out."""
+        """Difficulty of a batch: columns `id`, `messages` in; `id`, `difficulty` and `seconds` of work out."""
         from components.common.likelihood import response_nll
         from components.scoring.measure import alone, last_reply
 
+        began = time.time()
         messages = [[(turn["role"], turn["content"]) for turn in turns] for turns in batch["messages"]]
         replies = [last_reply(item) for item in encode(self._tokenizer, messages, self._limit)]
         tokens = np.array([max(1, item.response_tokens) for item in replies], dtype=np.float64)
         budget = self._scoring["batch_tokens"]
         given = response_nll(self._model, replies, budget) / tokens
-        if self._scoring["method"] == "loss":
-            return {"id": batch["id"], "difficulty": given}
-        bare = response_nll(self._model, [alone(item, self._header) for item in replies], budget) / tokens
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return {"id": batch["id"], "difficulty": given / bare}
+        if self._scoring["method"] == "ifd":
+            bare = response_nll(self._model, [alone(item, self._header) for item in replies], budget) / tokens
+            with np.errstate(divide="ignore", invalid="ignore"):
+                given = given / bare
+        share = (time.time() - began) / len(given)
+        return {"id": batch["id"], "difficulty": given, "seconds": np.full(len(given), share)}
 
 
 def score_with_model(job: dict[str, Any], limit: int) -> tuple[dict[str, float], float]:
-    """Difficulty by example id, and the seconds that starting Ray took.
+    """Difficulty by example id, and the seconds that Ray and its actors took beside the work.
 
     Args:
         job: See `measure`.
@@ -85,7 +87,6 @@ def score_with_model(job: dict[str, Any], limit: int) -> tuple[dict[str, float],
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.enable_operator_progress_bars = False
-    started = time.time() - began
     files = [str(path) for path in job["files"].values()]
     total = sum(pq.read_metadata(path).num_rows for path in files)
     actors = max(1, min(job["workers"], math.ceil(total / _WINDOW)))
@@ -99,7 +100,9 @@ def score_with_model(job: dict[str, Any], limit: int) -> tuple[dict[str, float],
     )
     progress = Progress("score", total, "examples")
     values: dict[str, float] = {}
+    work = 0.0
     for batch in scored.iter_batches(batch_size=None):
+        work += float(batch["seconds"].sum())
         values.update(zip((str(name) for name in batch["id"]), map(float, batch["difficulty"]), strict=True))
         progress.update(len(values))
-    return values, started
+    return values, max(0.0, time.time() - began - work / actors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,9 +22,13 @@ def fails(place):
 
     def run(*arguments, code=1, **variables) -> str:
         ended = place.run(*arguments, code=code, **variables)
+        assert [
+            line.split(":")[0] for line in ended.stderr.splitlines() if re.match("error:|remedy:|warning:", line)
+        ] == [
+            "error",
+            "remedy",
+        ]
         assert ended.stderr.startswith("error: ")
-        assert ended.stderr.count("error: ") == 1
-        assert ended.stderr.count("\nremedy: ") == 1
         assert "Traceback" not in ended.stdout + ended.stderr
         return ended.stderr
 
@@ -181,7 +186,7 @@ def test_a_format_that_is_not_known(place, fails):
         (["ru"], "No such command 'ru'"),
         (["run"], "Missing argument 'SPEC'"),
         (["run", "small.yaml", "--sett", "a=1"], "No such option: --sett"),
-        (["split", "absent.parquet", "--out", "x", "--tiers", "three"], "'three' is not a valid integer"),
+        (["split", "absent.parquet", "--out", "x", "--tiers", "three"], "Invalid value for '--tiers'"),
         (["split", "absent.parquet", "--out", "x", "--cut", "halves"], "'halves' is not allowed"),
         (["train", "a.parquet", "--out", "x", "--set", "epochs=0"], "epochs"),
     ],
@@ -231,10 +236,10 @@ def test_a_store_that_cannot_be_written(place, fails):
 
 @pytest.fixture
 def small_disk(place):
-    """A disk of 8 MiB."""
+    """A disk that two phases fit on, and the third does not."""
     folder = place.folder / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("a small disk can be mounted only by a privileged user")
     yield folder
@@ -252,5 +257,5 @@ def test_a_full_disk(place, fails, small_disk):
     assert not list(store.glob(".staging/*"))
     subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
     place.run("run", spec)
-    reused = [phase["key"] for phase in place.summary()["phases"] if phase["reused"]]
-    assert reused == [phase["key"] for phase in place.summary()["phases"]][: len(made)]
+    assert {phase["key"] for phase in place.summary()["phases"] if phase["reused"]} == {path.name for path in made}
+    assert 1 <= len(made) <= 2
