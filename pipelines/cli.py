@@ -172,11 +172,8 @@ def compile_(
 ) -> None:
     """Compile the pipeline for a cluster."""
     from pipelines.phased import compile_pipeline
-    from pipelines.running import new_run
 
-    parsed = _spec(spec, overrides)
-    info = new_run(parsed, Path("runs") / parsed.name)
-    compile_pipeline(parsed, info.to_json(), out, allow_local)
+    compile_pipeline(_spec(spec, overrides), out, allow_local)
     console.print(f"wrote {out}", highlight=False)
 
 

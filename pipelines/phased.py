@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from components.common.curriculum import expand
 from components.common.errors import SpecError
-from components.common.records import BASE
+from components.common.records import BASE, RunInfo
 from components.common.spec import Spec
+from components.common.spec_file import spec_digest
+from components.common.tracking import redact
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
@@ -23,7 +25,8 @@ def build(spec: Spec, context: str) -> "BaseComponent":
 
     Args:
         spec: The run's spec.
-        context: `RunInfo.to_json()`, what every task is told about its run.
+        context: `RunInfo.to_json()`, what every task is told about its run. It stands in every task as a constant,
+            as KFP fills in placeholders there (`cluster_info`), and not in a pipeline's parameters.
     """
     from kfp import dsl
 
@@ -40,7 +43,7 @@ def build(spec: Spec, context: str) -> "BaseComponent":
         return task
 
     @dsl.pipeline(name=_kfp_name(spec.name), description=f"phasetune: {spec.name}")
-    def phased(context: str = context) -> None:
+    def phased() -> None:
         prepared = named(prepare(context=context), "prepare")
         scored = named(score(context=context, prepared=prepared.output), "score")
         leaves = []
@@ -68,7 +71,24 @@ def _kfp_name(name: str) -> str:
     return "phasetune-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower())
 
 
-def compile_pipeline(spec: Spec, context: str, out: Path, allow_local: bool) -> None:
+def cluster_info(spec: Spec) -> RunInfo:
+    """What a run of the compiled pipeline is: nothing of this machine, and an id that KFP fills in for each run."""
+    from kfp import dsl
+
+    values = spec.model_dump(mode="json")
+    values["tracking"]["uri"] = redact(spec.tracking.uri)
+    return RunInfo(
+        run=f"{spec.name}-{dsl.PIPELINE_JOB_ID_PLACEHOLDER}",
+        name=spec.name,
+        spec=values,
+        spec_digest=spec_digest(spec),
+        store=spec.store,
+        output_dir="",
+        started="",
+    )
+
+
+def compile_pipeline(spec: Spec, out: Path, allow_local: bool) -> None:
     """Write the pipeline's IR for a cluster.
 
     Raises:
@@ -83,7 +103,7 @@ def compile_pipeline(spec: Spec, context: str, out: Path, allow_local: bool) -> 
         )
     from kfp import compiler
 
-    compiler.Compiler().compile(build(spec, context), str(out))
+    compiler.Compiler().compile(build(spec, cluster_info(spec).to_json()), str(out))
 
 
 def local_places(spec: Spec) -> list[tuple[str, str]]:

@@ -19,6 +19,8 @@ from components.common.errors import SpecError
 from components.common.spec import Spec
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+]*://")
+_DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_DATA_FILES = (".json", ".jsonl", ".csv", ".parquet", ".gz")
 _HUB_ID = re.compile(r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?$")
 # A value may be huge (aliases multiply), so an error shows only its beginning.
 _SHORT = reprlib.Repr()
@@ -245,8 +247,9 @@ def source_path(path: str, folder: Path) -> str:
     if _SCHEME.match(path):
         return path
     place = _place(path, folder)
-    # A bare `org/name` that is no local file is a Hugging Face dataset id.
-    return path if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not place.suffix else str(place)
+    # A bare `org/name` that is no local file is a Hugging Face dataset id; one that ends like a data file is a file.
+    is_id = _DATASET_ID.fullmatch(path) and not path.lower().endswith(_DATA_FILES) and not place.exists()
+    return path if is_id else str(place)
 
 
 def _absolute(spec: Spec, folder: Path) -> Spec:

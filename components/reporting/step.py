@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from components.reporting.report import write_report
 
 @errors_said
 def run(context: str) -> str:
-    """Write the report of a run, also of one that did not finish; returns the path of summary.json."""
+    """Write the report of a run, also of one that did not finish; returns the path of summary.json.
+
+    A run that names no output folder (on a cluster) gets a temporary one: KFP keeps the page, MLflow all of it.
+    """
     started = process_started()
     info = RunInfo.from_json(context)
     records = RunRecords(info.store, info.run)
-    out = Path(info.output_dir)
+    out = Path(info.output_dir or tempfile.mkdtemp(prefix="phasetune-report-"))
     began = time.time()
     summary = write_report(records, out, started)
     if info.mlflow.get("uri"):
