@@ -87,11 +87,11 @@ def score_alone(
         if ledger.held_out:
             files["held_out_scores"] = folder / "held_out.parquet"
         with console.status(f"scoring {ledger.examples:,} examples with {spec.scoring.method}"):
-            job = {**measure_job(spec, files), "for_training": False, "out": str(folder)}
+            job = {**measure_job(spec, files, digest), "for_training": False, "out": str(folder)}
             launch("components.scoring.measure:measure", job=job)
         for name in ("train.parquet", "held_out.parquet"):
             (folder / name).unlink()
-        said = {"key": key, "model": spec.model.path, "model_digest": digest, **spec.scoring.model_dump(mode="json")}
+        said = {"key": key, **job["about"]}
         said.update(rank_correlations(folder / "scores.parquet"))
         (folder / "scorer.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
     counts = ", ".join(f"{name} {value:,}" for name, value in ledger.to_dict().items())

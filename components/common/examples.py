@@ -7,6 +7,8 @@ conversation of two messages. Files of examples are Parquet with `SCHEMA` (befor
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -107,6 +109,17 @@ class Example:
             slice=row["slice"],
             fields=json.loads(row["fields"]) if row["fields"] else {},
         )
+
+
+def given_difficulty(fields: str | None) -> float:
+    """The number in an example's own `difficulty` field, as its row spells the fields; NaN where there is none."""
+    if fields is None or '"difficulty"' not in fields:
+        return math.nan
+    value = json.loads(fields).get("difficulty")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    # A whole number may be past any float. In this order of the arguments NaN stays NaN.
+    return float(min(max(value, -sys.float_info.max), sys.float_info.max))
 
 
 class ParquetRows:

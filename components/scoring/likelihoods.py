@@ -56,20 +56,20 @@ class Scorer:
     def __call__(self, batch: Batch) -> Batch:
         """Difficulty of a batch: columns `id`, `messages` in; `id`, `difficulty` and `seconds` of work out."""
         from components.common.likelihood import response_nll
-        from components.scoring.measure import alone, last_reply
+        from components.scoring.measure import alone, difficulty_of, last_reply
 
         began = time.time()
         messages = [[(turn["role"], turn["content"]) for turn in turns] for turns in batch["messages"]]
         replies = [last_reply(item) for item in encode(self._tokenizer, messages, self._limit)]
         tokens = np.array([max(1, item.response_tokens) for item in replies], dtype=np.float64)
         budget = self._scoring["batch_tokens"]
-        given = response_nll(self._model, replies, budget) / tokens
+        given = response_nll(self._model, replies, budget)
+        bare = None
         if self._scoring["method"] == "ifd":
-            bare = response_nll(self._model, [alone(item, self._header) for item in replies], budget) / tokens
-            with np.errstate(divide="ignore", invalid="ignore"):
-                given = given / bare
+            bare = response_nll(self._model, [alone(item, self._header) for item in replies], budget)
+        difficulty = difficulty_of(self._scoring["method"], given, bare, tokens)
         share = (time.time() - began) / len(given)
-        return {"id": batch["id"], "difficulty": given, "seconds": np.full(len(given), share)}
+        return {"id": batch["id"], "difficulty": difficulty, "seconds": np.full(len(given), share)}
 
 
 def score_with_model(job: dict[str, Any], limit: int) -> tuple[dict[str, float], float]:

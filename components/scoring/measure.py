@@ -13,6 +13,7 @@ source takes the bare text): a chat model has never seen a reply begin otherwise
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -34,6 +35,8 @@ from components.common.models import (
     refuse_long_prompts,
 )
 
+SCORER = "phasetune.scorer"
+"""The Parquet metadata that says which scorer, model and settings made a file of scores."""
 _BATCH = 4096
 
 
@@ -49,6 +52,23 @@ def alone(item: Encoded, header: list[int]) -> Encoded:
     return Encoded([*header, *reply], [False] * len(header) + [True] * len(reply))
 
 
+def difficulty_of(method: str, given: np.ndarray, bare: np.ndarray | None, tokens: np.ndarray) -> np.ndarray:
+    """Difficulty from likelihoods: `loss` = nats(A|Q) / tokens, `ifd` = nats(A|Q) / nats(A) of the same tokens.
+
+    Args:
+        method: `loss` or `ifd`.
+        given: Nats of each response given its prompt, shape (examples,).
+        bare: Nats of each response without its prompt, for `ifd`.
+        tokens: Tokens of each response.
+
+    Returns:
+        Shape (examples,); not finite where it is undefined.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result: np.ndarray = given / (tokens if bare is None or method == "loss" else bare)
+    return result
+
+
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Score files of examples.
 
@@ -56,7 +76,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         job: JSON values: `files` ({"scores": examples file, "held_out_scores": ...}; results are named by the keys),
             `out` (folder), `scoring` (a ScoringSpec's values), `base` and `scorer` (models), `max_length`,
             `model_spec`, `gpus`, `threads`, `for_training` (whether the base model will be trained on the examples, so
-            that its context binds also a method that asks no model).
+            that its context binds also a method that asks no model), `about` (what the files say of their scorer).
 
     Returns:
         `examples`, `truncated`, and `overhead_seconds` of the time taken.
@@ -71,6 +91,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     counts = {"examples": 0, "truncated": 0}
     overhead = 0.0
     out = Path(job["out"])
+    schema = SCORED_SCHEMA.with_metadata({SCORER: json.dumps(job["about"], sort_keys=True)})
     asks = job["scoring"]["method"] in ("loss", "ifd")
     binding = asks or job["for_training"]
     if asks:
@@ -78,7 +99,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
         values, overhead = score_with_model(job, limit)
     for name, path in job["files"].items():
-        with pq.ParquetWriter(out / f"{name}.parquet", SCORED_SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(out / f"{name}.parquet", schema, compression="zstd") as writer:
             for batch in _batches(Path(path)):
                 encoded = encode(tokenizer, [example.messages for example in batch], limit if binding else None)
                 if binding:
@@ -88,7 +109,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
                 else:
                     difficulty = np.array(_given(job["scoring"], batch, encoded))
                 _refuse_nonsense(batch, difficulty, job["scoring"]["method"])
-                writer.write_table(_table(batch, encoded, difficulty))
+                writer.write_table(_table(batch, encoded, difficulty).replace_schema_metadata(schema.metadata))
                 counts["examples"] += len(batch)
                 counts["truncated"] += sum(item.truncated > 0 for item in encoded)
     return {**counts, "overhead_seconds": overhead}

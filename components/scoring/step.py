@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from components.common.examples import read_rows
+from components.common.examples import given_difficulty
 from components.common.keys import scores_key
 from components.common.models import model_digest
 from components.common.records import step_name
@@ -15,13 +15,21 @@ from components.common.statistics import spearman
 from components.common.step import Reference, Step, errors_said
 
 
-def measure_job(spec: Spec, files: dict[str, Path]) -> dict[str, Any]:
-    """What `measure` is asked to do, but for its output folder; see there."""
+def measure_job(spec: Spec, files: dict[str, Path], scorer: str) -> dict[str, Any]:
+    """What `measure` is asked to do, but for its output folder; see there.
+
+    Args:
+        spec: The run's spec.
+        files: Files of examples by the name of their scores.
+        scorer: Digest of the scorer's model.
+    """
+    model = spec.scoring.model or spec.model.path
     return {
+        "about": {"model": model, "model_digest": scorer, **spec.scoring.model_dump(mode="json", exclude={"model"})},
         "files": {name: str(path) for name, path in files.items()},
         "scoring": spec.scoring.model_dump(mode="json"),
         "base": spec.model.path,
-        "scorer": spec.scoring.model or spec.model.path,
+        "scorer": model,
         "model_spec": spec.model.model_dump(mode="json"),
         "max_length": spec.curriculum.sft.max_length,
         "gpus": spec.compute.gpus_per_worker,
@@ -33,18 +41,16 @@ def measure_job(spec: Spec, files: dict[str, Path]) -> dict[str, Any]:
 
 def rank_correlations(scores: Path) -> dict[str, float | None]:
     """Spearman of the difficulty with the length in tokens, and with the difficulty that the data itself gives."""
-    import json
+    import numpy as np
+    import pyarrow.parquet as pq
 
-    rows = list(read_rows(scores, ["difficulty", "tokens", "fields"]))
-    given = [(json.loads(row["fields"]) if row["fields"] else {}).get("difficulty") for row in rows]
-    known = [
-        (row["difficulty"], value)
-        for row, value in zip(rows, given, strict=True)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
+    table = pq.read_table(scores, columns=["difficulty", "tokens", "fields"])
+    difficulty, tokens = (np.asarray(table[name], dtype=np.float64) for name in ("difficulty", "tokens"))
+    given = np.array([given_difficulty(text) for text in table["fields"].to_pylist()], dtype=np.float64)
+    known = np.isfinite(given)
     return {
-        "spearman_length": spearman([row["difficulty"] for row in rows], [row["tokens"] for row in rows]),
-        "spearman_given": spearman([one for one, _ in known], [other for _, other in known]),
+        "spearman_length": spearman(difficulty, tokens),
+        "spearman_given": spearman(difficulty[known], given[known]),
     }
 
 
@@ -60,7 +66,7 @@ def run(context: str, prepared: str) -> str:
     files = {"scores": examples.folder / "train.parquet", "held_out_scores": examples.folder / "held_out.parquet"}
 
     def make(folder: Path) -> dict[str, Any]:
-        job = {**measure_job(spec, files), "out": str(folder)}
+        job = {**measure_job(spec, files, scorer), "out": str(folder)}
         result = step.heavy("components.scoring.measure:measure", job=job)
         return {
             "method": spec.scoring.method,

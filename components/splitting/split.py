@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.common.digests import digest_lines, unit_hash
-from components.common.examples import SCORED_SCHEMA
+from components.common.examples import SCORED_SCHEMA, given_difficulty
 from components.common.spec import SplittingSpec
 from components.common.statistics import spearman
 from components.splitting.cuts import assign, cut_points, require_finite
@@ -104,7 +102,7 @@ def _read(path: Path) -> _Columns:
                     _floats(batch.column("difficulty")),
                     batch.column("tokens").to_numpy(zero_copy_only=False).astype(np.int64),
                     batch.column("response_tokens").to_numpy(zero_copy_only=False).astype(np.int64),
-                    np.array([_given(text) for text in batch.column("fields").to_pylist()], np.float64),
+                    np.array([given_difficulty(text) for text in batch.column("fields").to_pylist()], np.float64),
                 ]
             )
     if not numbers:
@@ -117,17 +115,6 @@ def _floats(column: pa.Array) -> npt.NDArray[np.float64]:
     """A column as floats, NaN for null."""
     values: npt.NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
     return values
-
-
-def _given(fields: str | None) -> float:
-    """The number in an example's own `difficulty` field, else NaN."""
-    if fields is None or '"difficulty"' not in fields:
-        return math.nan
-    value = json.loads(fields).get("difficulty")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return math.nan
-    # A whole number may be past any float. In this order of the arguments NaN stays NaN.
-    return float(min(max(value, -sys.float_info.max), sys.float_info.max))
 
 
 def _in_order(ids: pa.ChunkedArray, rows: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.int64], str]:
