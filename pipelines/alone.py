@@ -212,11 +212,16 @@ def _run_info(folder: Path) -> RunInfo:
 
 
 def report_alone(folder: Path, console: Console) -> None:
-    """`phasetune report`: writes the report of a run again."""
+    """`phasetune report`: writes the report of a run again, and sends MLflow what it lacks."""
     from components.reporting.report import write_report
+    from components.reporting.step import send
+    from pipelines.screen import tracking_warnings
 
     info = _run_info(folder)
-    summary = write_report(RunRecords(info.store, info.run), folder)
+    records = RunRecords(info.store, info.run)
+    summary = write_report(records, folder)
+    with tracking_warnings(console):
+        send(info, records, summary, folder)
     console.print(f"{summary['verdict']}\nwrote {folder / 'report.html'}", highlight=False, markup=False)
 
 

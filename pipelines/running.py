@@ -11,7 +11,6 @@ import secrets
 import shutil
 import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,7 +28,7 @@ from components.common.records import RunInfo, RunRecords
 from components.common.spec import Spec
 from components.common.spec_file import spec_digest
 from components.common.tracking import end_parent, open_parent, redact
-from pipelines.screen import Screen
+from pipelines.screen import Screen, tracking_warnings
 
 RUN_FILE = "run.json"
 LOG_FILE = "run.log"
@@ -100,13 +99,8 @@ def count_steps(spec: Spec) -> int:
 
 
 def _open_tracking(spec: Spec, info: RunInfo, console: Console) -> dict[str, str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = open_parent(spec.tracking, info)
-    for item in caught:
-        if item.category.__name__ == "TrackingWarning":
-            console.print(f"[yellow]warning:[/] {item.message}", highlight=False)
-    return found
+    with tracking_warnings(console):
+        return open_parent(spec.tracking, info)
 
 
 def _execute(spec: Spec, info: RunInfo, output_dir: Path, console: Console) -> None:

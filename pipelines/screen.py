@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,17 @@ from components.common.errors import UserError
 
 _PATIENCE = 2.0
 """Seconds after which work is worth a bar."""
+
+
+@contextmanager
+def tracking_warnings(console: Console) -> Iterator[None]:
+    """Show what the tracking has to say as lines, rather than as Python's warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for item in caught:
+        if item.category.__name__ == "TrackingWarning":
+            console.print(f"[yellow]warning:[/] {item.message}", highlight=False)
 
 
 class Screen:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from components.common.errors import DataError
 from components.common.likelihood import batches_by_length
-from components.common.models import Messages, encode_prompts
+from components.common.rendering import Messages, encode_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.common.models import Encoded
+from components.common.rendering import Encoded
 
 if TYPE_CHECKING:
     import torch

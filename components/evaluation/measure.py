@@ -17,16 +17,9 @@ import pyarrow as pa
 
 from components.common.digests import hash_order
 from components.common.examples import Example, read_rows, write_rows
-from components.common.models import (
-    context_length,
-    encode,
-    load_model,
-    load_tokenizer,
-    model_folder,
-    quiet,
-    refuse_long_prompts,
-)
+from components.common.models import context_length, load_model, load_tokenizer, model_folder, quiet
 from components.common.progress import Progress
+from components.common.rendering import encode, refuse_long_prompts
 from components.common.statistics import Interval, accuracy_interval, ratio_interval
 from components.common.verifiers import verify
 

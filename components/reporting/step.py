@@ -5,11 +5,20 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from components.common.records import RunInfo, RunRecords, StepRecord, step_name
 from components.common.step import errors_said, process_started
 from components.common.tracking import sync
 from components.reporting.report import write_report
+
+
+def send(info: RunInfo, records: RunRecords, summary: dict[str, Any], out: Path) -> bool:
+    """Make MLflow hold what the report does; False, after a warning, where it is away."""
+    if not info.mlflow.get("uri"):
+        return True
+    artifacts = [out / "report.html", out / "summary.json", *sorted((out / "plots").glob("*.png"))]
+    return sync(info, records, summary if summary["complete"] else None, artifacts)
 
 
 @errors_said
@@ -24,10 +33,7 @@ def run(context: str) -> str:
     out = Path(info.output_dir or tempfile.mkdtemp(prefix="phasetune-report-"))
     began = time.time()
     summary = write_report(records, out, started)
-    if info.mlflow.get("uri"):
-        sync(
-            info, records, summary, [out / "report.html", out / "summary.json", *sorted((out / "plots").glob("*.png"))]
-        )
+    send(info, records, summary, out)
     seconds, work = time.time() - started, time.time() - began
     step = step_name("report")
     records.write(StepRecord(step, "report", info.run, str(out), False, seconds, seconds - work, {}))

@@ -13,16 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from components.common.models import (
-    context_length,
-    encode,
-    load_model,
-    load_tokenizer,
-    model_folder,
-    quiet,
-    reply_header,
-)
+from components.common.models import context_length, load_model, load_tokenizer, model_folder, quiet
 from components.common.progress import Progress
+from components.common.rendering import encode, reply_header
 
 Batch = dict[str, Any]
 _WINDOW = 2048

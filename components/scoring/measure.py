@@ -25,15 +25,8 @@ import pyarrow.parquet as pq
 
 from components.common.errors import DataError
 from components.common.examples import SCORED_SCHEMA, Example, read_examples
-from components.common.models import (
-    Encoded,
-    context_length,
-    encode,
-    load_tokenizer,
-    model_folder,
-    quiet,
-    refuse_long_prompts,
-)
+from components.common.models import context_length, load_tokenizer, model_folder, quiet
+from components.common.rendering import Encoded, encode, refuse_long_prompts
 
 SCORER = "phasetune.scorer"
 """The Parquet metadata that says which scorer, model and settings made a file of scores."""

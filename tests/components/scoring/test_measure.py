@@ -7,7 +7,7 @@ import torch
 
 from components.common.errors import DataError
 from components.common.examples import Example, read_rows, write_rows
-from components.common.models import Encoded, encode
+from components.common.rendering import Encoded, encode
 from components.scoring.likelihoods import Scorer
 from components.scoring.measure import SCORER, alone, difficulty_of, last_reply, measure
 
