@@ -48,6 +48,11 @@ def test_the_fixed_names(summary):
     assert all(item.keys() >= {"step", "seconds", "overhead_seconds"} for item in summary["timing"])
 
 
+def test_nothing_is_missing(summary):
+    assert summary["complete"] is True
+    assert summary["missing"] == []
+
+
 def test_the_phases_and_controls(summary, controls):
     assert [phase["name"] for phase in summary["phases"]] == ["tier-1", "tier-2", "tier-3"]
     assert [phase["index"] for phase in summary["phases"]] == [1, 2, 3]
