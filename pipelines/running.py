@@ -111,7 +111,7 @@ def _execute(spec: Spec, info: RunInfo, output_dir: Path, console: Console) -> N
     events = output_dir / ".events.jsonl"
     events.unlink(missing_ok=True)
     screen = Screen(console, events, count_steps(spec))
-    os.environ[EVENTS] = str(events)
+    os.environ[EVENTS] = str(events.absolute())  # workers of Ray are in folders of their own
     try:
         with session(output_dir / "ray-logs"), screen.following(), _into(log), _terminable():
             run_locally(spec, info.to_json(), scratch)
