@@ -104,11 +104,10 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
 def _cause(error: BaseException) -> BaseException:
     """What the worker raised, out of Ray's wrapping."""
     failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        inner = getattr(failure, "cause", None) or getattr(failure, "_base_exc", None) or failure
-        if isinstance(inner, UserError):
-            return inner
-    return error
+    causes = [getattr(one, "cause", None) or getattr(one, "_base_exc", None) or one for one in failures.values()]
+    # One worker's mistake makes the others fail too, with less to say.
+    told = [cause for cause in causes if isinstance(cause, UserError)]
+    return next(iter([*told, *causes]), error)
 
 
 def train_worker(job: dict[str, Any]) -> None:
