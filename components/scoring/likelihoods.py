@@ -21,6 +21,8 @@ Batch = dict[str, Any]
 _WINDOW = 2048
 _SMALLEST = 64
 """Examples that an actor takes at once: enough for batches of like length, few enough to keep every actor busy."""
+_SHARE = 8192
+"""Examples that are worth an actor of their own: to start one costs some seconds of importing."""
 
 
 class Scorer:
@@ -82,7 +84,7 @@ def score_with_model(job: dict[str, Any], limit: int) -> tuple[dict[str, float],
     context.enable_progress_bars = context.enable_operator_progress_bars = False
     files = [str(path) for path in job["files"].values()]
     total = sum(pq.read_metadata(path).num_rows for path in files)
-    actors = max(1, min(job["workers"], math.ceil(total / _WINDOW)))
+    actors = max(1, min(job["workers"], math.ceil(total / _SHARE)))
     scored = ray.data.read_parquet(files, columns=["id", "messages"], override_num_blocks=2 * actors).map_batches(
         Scorer,
         fn_constructor_args=(job, limit, max(1, job["threads"] // actors)),
