@@ -71,7 +71,7 @@ def test_the_stages_one_after_another_are_a_run(lab):
     assert json.loads((lab.folder / "end" / "metrics.json").read_text())["metrics"]["loss.nats_per_token"] > 0
 
 
-@pytest.mark.parametrize("method", ["loss", "ifd"])
+@pytest.mark.parametrize("method", ["ifd", pytest.param("loss", marks=pytest.mark.proof)])
 def test_a_model_scores(lab, method):
     (data,) = (lab.folder / "lab").glob("instructions*.jsonl")
     lab.run("score", data, "--method", method, "--out", method)

@@ -18,7 +18,7 @@ def sha256(path):
 def fresh(new_place):
     """The same run as `full`, in another folder, with one of its controls."""
     place = new_place("fresh")
-    place.run("run", place.spec({"controls": ["one_off"]}))
+    place.run("run", place.spec({"controls": ["one_off"], "tracking": {"enabled": False}}))
     return place
 
 

@@ -257,6 +257,7 @@ def test_another_name_and_tracking_find_everything(full, summary, again):
     before = full.entries()
     full.run("run", full.spec({"tracking": {"enabled": False}}, name="other"))
     assert full.entries() == before
+    assert all(phase["reused"] for phase in full.summary("other")["phases"])
     assert [phase["key"] for phase in full.summary("other")["phases"]] == [phase["key"] for phase in summary["phases"]]
     assert full.summary("other")["mlflow"] == {"uri": "", "run_id": ""}
 

@@ -87,7 +87,8 @@ def test_sigterm(place, gone):
     assert sum(entry.startswith("phases/") for entry in place.entries()) == 1
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.proof)])
+@pytest.mark.proof
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_stop_by_force(place, gone, workers):
     """`kill -9` of the command: whatever it started ends by itself, also Ray."""
     compute = {"compute": {"workers": workers, "threads": workers}}

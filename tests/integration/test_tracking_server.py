@@ -127,6 +127,7 @@ def test_a_server_that_is_away_costs_one_warning(untracked):
     assert (place.folder / "runs" / "small" / "report.html").exists()
 
 
+@pytest.mark.proof
 def test_a_report_later_sends_what_the_server_missed(untracked, tmp_path):
     from mlflow import MlflowClient
 
