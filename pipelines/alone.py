@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,34 @@ from components.common.curriculum import MAIN, PhasePlan, Portion
 from components.common.errors import SpecError, UserError
 from components.common.examples import SCORED_SCHEMA, read_rows, write_rows
 from components.common.launcher import launch
+from components.common.progress import Progress
 from components.common.records import RunInfo, RunRecords
 from components.common.spec import DataSpec, Spec, SplittingSpec
 from components.common.spec_file import check, resolve_model, source_path
+from pipelines.planning import check_compute
+from pipelines.screen import working
 
 
 @contextlib.contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """Yields a folder beside `out`, and moves what it holds into `out` only when the block ends cleanly."""
+def whole_folder(out: Path, makes: Sequence[str], last: str) -> Iterator[Path]:
+    """Yields a folder beside `out`, and moves what it holds into `out` only when the block ends cleanly.
+
+    What an earlier call left there goes first, so that nothing of it is taken for a part of this result.
+
+    Args:
+        out: The folder to fill.
+        makes: Patterns of the names that the command makes.
+        last: The file that is removed first and moved last: where it is, the rest is.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as partial:
         yield Path(partial)
         out.mkdir(exist_ok=True)
-        for item in sorted(Path(partial).iterdir()):
-            target = out / item.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            item.replace(target)
+        (out / last).unlink(missing_ok=True)
+        for old in [item for pattern in makes for item in out.glob(pattern)]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for item in sorted(Path(partial).iterdir(), key=lambda item: item.name == last):
+            item.replace(out / item.name)
 
 
 def _spec(**parts: Any) -> Spec:
@@ -76,26 +87,37 @@ def score_alone(
     spec = _spec(scoring=scoring, seed=seed, model=base, data=parsed.model_dump(mode="json"))
     digest = model_digest(spec.model.path)
     key = scores_key(spec, fingerprint(parsed, seed), digest, digest)
-    about = out / "scorer.json"
-    if about.exists() and json.loads(about.read_text(encoding="utf-8"))["key"] == key:
+    if _scored(out, key):
         console.print(f"found {out / 'scores.parquet'}: same data, same scorer", highlight=False)
         return
-    with whole_folder(out) as folder:
-        with console.status("reading the data"):
-            ledger = prepare(parsed, seed, folder)
+    makes = ["scores.parquet", "held_out_scores.parquet", "ledger.json", "sources.json", "rejected.jsonl"]
+    with whole_folder(out, makes, last="scorer.json") as folder:
+        with working(console, "reading the data"):
+            progress = Progress("prepare", 0, "rows")
+            ledger = prepare(parsed, seed, folder, lambda _source, rows: progress.update(rows))
         files = {"scores": folder / "train.parquet"}
         if ledger.held_out:
             files["held_out_scores"] = folder / "held_out.parquet"
-        with console.status(f"scoring {ledger.examples:,} examples with {spec.scoring.method}"):
+        with working(console, f"scoring {ledger.examples:,} examples with {spec.scoring.method}"):
             job = {**measure_job(spec, files, digest), "for_training": False, "out": str(folder)}
             launch("components.scoring.measure:measure", job=job)
         for name in ("train.parquet", "held_out.parquet"):
             (folder / name).unlink()
         said = {"key": key, **job["about"]}
         said.update(rank_correlations(folder / "scores.parquet"))
+        said["files"] = sorted(item.name for item in folder.iterdir())
         (folder / "scorer.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
     counts = ", ".join(f"{name} {value:,}" for name, value in ledger.to_dict().items())
     console.print(f"{counts}\nwrote {out / 'scores.parquet'}", highlight=False)
+
+
+def _scored(out: Path, key: str) -> bool:
+    """Whether a folder holds the whole result of a score with this key."""
+    about = out / "scorer.json"
+    if not about.is_file():
+        return False
+    said = json.loads(about.read_text(encoding="utf-8"))
+    return said.get("key") == key and all((out / name).is_file() for name in said["files"])
 
 
 def split_alone(
@@ -111,7 +133,7 @@ def split_alone(
     spec: SplittingSpec = _spec(splitting=splitting, curriculum={"order": "ascending"}).splitting
     _refuse_absent(scores, "scores", "`phasetune score` writes it")
     held_out = scores.parent / "held_out_scores.parquet"
-    with whole_folder(out) as folder:
+    with whole_folder(out, ["tier-*.parquet", "held_out.parquet"], last="split_report.json") as folder:
         report = split(scores, held_out if held_out.exists() else None, spec, seed, folder)
     for tier in report["tiers"]:
         low, high = tier["difficulty"]["min"], tier["difficulty"]["max"]
@@ -136,13 +158,14 @@ def train_alone(
     settings = dict(_pair(item) for item in overrides)
     base = {"path": resolve_model(model, Path.cwd())}
     spec = _spec(curriculum={"sft": settings}, compute=compute, seed=seed, model=base)
+    check_compute(spec)
     for path in tiers:
         _refuse_absent(path, "tier file", "`phasetune split` writes it")
     sft = spec.curriculum.sft
     numbers = tuple(range(1, len(tiers) + 1))
     plan = PhasePlan(MAIN, 1, "phase", "sft", (Portion(numbers, sft.epochs),), "tiers", sft)
     files = {number: path.absolute() for number, path in zip(numbers, tiers, strict=True)}
-    with whole_folder(out) as folder, console.status("training"):
+    with whole_folder(out, ["model"], last="phase.json") as folder, working(console, "training"):
         job = {**fit_job(spec, plan, files, seed, model_folder(spec.model.path)), "out": str(folder)}
         result, _ = launch("components.training.fit:fit", job=job)
         about = {"seed": seed, "model": spec.model.path, "settings": sft.model_dump(mode="json"), **result}
@@ -156,7 +179,10 @@ def _pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise SpecError(f"--set {text!r} is not KEY=VALUE", "e.g. --set epochs=2")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise SpecError(f"--set {text!r}: the value is not YAML", "quote it") from None
 
 
 def evaluate_alone(
@@ -167,7 +193,8 @@ def evaluate_alone(
 
     base = {"path": resolve_model(model, Path.cwd())}
     spec = _spec(evaluation=evaluation, seed=seed, model=base)
-    with whole_folder(out) as folder, console.status("evaluating"):
+    makes = ["examples.parquet", "rejected.jsonl"]
+    with whole_folder(out, makes, last="metrics.json") as folder, working(console, "evaluating"):
         held_out = _tiered(data, seed, folder)
         job = {**measure_job(spec, spec.model.path, held_out, "evaluate"), "out": str(folder)}
         result, _ = launch("components.evaluation.measure:measure", job=job)

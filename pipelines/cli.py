@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from components.common.errors import SpecError, UserError
+
 app = typer.Typer(
     name="phasetune",
     no_args_is_help=True,
@@ -61,7 +63,9 @@ def run(
     console.print(f"\n{summary['verdict']}\n", highlight=False, markup=False)
     console.print(f"report   {folder / 'report.html'}", highlight=False)
     console.print(f"summary  {folder / 'summary.json'}", highlight=False)
-    console.print(f"MLflow   phasetune ui {folder}", highlight=False)
+    uri = summary["mlflow"]["uri"]
+    if uri:
+        console.print(f"MLflow   {uri if uri.startswith('http') else f'phasetune ui {folder}'}", highlight=False)
 
 
 @app.command()
@@ -203,7 +207,6 @@ def lab(
 
 
 def _fail(error: BaseException, debug: bool) -> int:
-    from components.common.errors import SpecError, UserError
     from pipelines.running import exit_code, user_message
 
     known = user_message(error)
@@ -212,12 +215,16 @@ def _fail(error: BaseException, debug: bool) -> int:
     if known is None:
         first = (str(error).splitlines() or [""])[0]
         known = UserError(f"{type(error).__name__}: {first}", "run again with --debug and report what it shows")
+    return _complain(known, 2 if isinstance(error, SpecError) else exit_code(error))
+
+
+def _complain(error: UserError, code: int) -> int:
     complaints.print("[bold red]error:[/] ", end="")
-    complaints.print(known.message, highlight=False, markup=False)
-    if known.remedy:
+    complaints.print(error.message, highlight=False, markup=False)
+    if error.remedy:
         complaints.print("[bold]remedy:[/] ", end="")
-        complaints.print(known.remedy, highlight=False, markup=False)
-    return 2 if isinstance(error, SpecError) else exit_code(error)
+        complaints.print(error.remedy, highlight=False, markup=False)
+    return code
 
 
 def main() -> None:
@@ -233,8 +240,7 @@ def main() -> None:
     except BaseException as error:
         usage = getattr(error, "format_message", None)
         if usage is not None:
-            complaints.print(f"[bold red]error:[/] {usage()}\n[bold]remedy:[/] see `phasetune --help`", highlight=False)
-            sys.exit(2)
+            sys.exit(_complain(UserError(usage(), "see `phasetune --help`"), 2))
         if isinstance(error, SystemExit):
             raise
         sys.exit(_fail(error, debug))

@@ -110,7 +110,9 @@ def local_places(spec: Spec) -> list[tuple[str, str]]:
     """The spec's keys whose value only this machine understands."""
     sources = [(f"data.train.{place}.path", source.path) for place, source in enumerate(spec.data.train)]
     sources += [(f"data.held_out.sources.{p}.path", source.path) for p, source in enumerate(spec.data.held_out.sources)]
-    places = [*sources, ("model.path", spec.model.path), ("store", spec.store), ("tracking.uri", spec.tracking.uri)]
+    places = [*sources, ("model.path", spec.model.path), ("store", spec.store)]
+    if spec.tracking.enabled:
+        places.append(("tracking.uri", spec.tracking.uri))
     if spec.scoring.model is not None:
         places.append(("scoring.model", spec.scoring.model))
     return [(key, value) for key, value in places if value.startswith(("/", "sqlite:", "file:"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from components.common.curriculum import PhasePlan, expand, phase_specs, sequence
+from components.common.errors import UserError
 from components.common.examples import read_rows
 from components.common.keys import phase_key, scores_key, splits_key
 from components.common.models import model_digest, model_folder
 from components.common.spec import Spec
 from components.common.store import Store
+from components.common.tracking import redact
 from components.training.step import tier_files
 
 LATER = "after scoring"
@@ -50,14 +53,35 @@ class Plan:
     phases: list[PlannedPhase]
 
 
+def check_compute(spec: Spec) -> None:
+    """See that this machine has the workers and GPUs that the spec asks for: Ray would wait for them for ever.
+
+    Raises:
+        UserError: Naming what there is.
+    """
+    compute, cores = spec.compute, os.cpu_count() or 1
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    if compute.workers * compute.gpus_per_worker > gpus:
+        wanted = compute.workers * compute.gpus_per_worker
+        raise UserError(
+            f"compute asks for {wanted} GPU(s), and this machine has {gpus}",
+            "lower `compute.workers`, or train on the CPU with `compute.gpus_per_worker: 0`",
+        )
+    if compute.workers > max(cores, 2):
+        raise UserError(
+            f"compute.workers is {compute.workers}, and this machine has {cores} cores", "lower `compute.workers`"
+        )
+
+
 def check_inputs(spec: Spec) -> None:
-    """See that the data and the models are there.
+    """See that the data, the models, the workers and the GPUs are there.
 
     Raises:
         UserError: Naming what is missing.
     """
     from components.preparing.sources import resolve
 
+    check_compute(spec)
     resolve(spec.data)
     model_folder(spec.model.path)
     if spec.scoring.model is not None:
@@ -111,6 +135,7 @@ def _phases(spec: Spec, store: Store, seed: int, base: str, split: Path | None) 
 def resolved_yaml(spec: Spec) -> str:
     """The resolved spec, with the shorthand of the curriculum expanded into its phases."""
     values = spec.model_dump(mode="json")
+    values["tracking"]["uri"] = redact(spec.tracking.uri)
     curriculum = values["curriculum"]
     if curriculum["phases"] is None:
         phases = phase_specs(spec, spec.all_seeds[0])

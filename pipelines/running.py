@@ -22,12 +22,13 @@ from rich.console import Console
 from components.common.curriculum import expand
 from components.common.errors import UserError, mendable
 from components.common.launcher import session
-from components.common.models import model_folder
 from components.common.progress import EVENTS
 from components.common.records import RunInfo, RunRecords
 from components.common.spec import Spec
 from components.common.spec_file import spec_digest
+from components.common.store import Store
 from components.common.tracking import end_parent, open_parent, redact
+from pipelines.planning import check_inputs
 from pipelines.screen import Screen, tracking_warnings
 
 RUN_FILE = "run.json"
@@ -49,10 +50,11 @@ def run_spec(spec: Spec, output_dir: Path, console: Console) -> dict[str, Any]:
     Raises:
         UserError: If a step fails for a reason that the user can mend.
     """
-    model_folder(spec.model.path)  # an unusable model is said before any work, not after
+    check_inputs(spec)  # what cannot work is said before any work, not after
     output_dir.mkdir(parents=True, exist_ok=True)
     for old in ("report.html", "summary.json"):
         (output_dir / old).unlink(missing_ok=True)  # a failed run must not leave the last one's report as its own
+    Store(spec.store).clear_staging()
     info = new_run(spec, output_dir)
     if spec.tracking.enabled:
         info.mlflow = _open_tracking(spec, info, console)
@@ -64,7 +66,7 @@ def run_spec(spec: Spec, output_dir: Path, console: Console) -> dict[str, Any]:
     try:
         _execute(spec, info, output_dir, console)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         status = "KILLED"
         raise
     finally:
@@ -107,9 +109,7 @@ def _execute(spec: Spec, info: RunInfo, output_dir: Path, console: Console) -> N
     from pipelines.phased import run_locally
 
     log = output_dir / LOG_FILE
-    scratch = output_dir / ".kfp"
-    events = output_dir / ".events.jsonl"
-    events.unlink(missing_ok=True)
+    scratch, events = output_dir / f".kfp-{info.run}", output_dir / f".events-{info.run}.jsonl"
     screen = Screen(console, events, count_steps(spec))
     os.environ[EVENTS] = str(events.absolute())  # workers of Ray are in folders of their own
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import threading
 import time
 import warnings
@@ -15,9 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from components.common.errors import UserError
+from components.common.progress import EVENTS
 
 _PATIENCE = 2.0
 """Seconds after which work is worth a bar."""
+_LINE_EVERY = 20.0
+"""Seconds between two lines about the same work where there is no terminal."""
 
 
 @contextmanager
@@ -29,6 +34,20 @@ def tracking_warnings(console: Console) -> Iterator[None]:
     for item in caught:
         if item.category.__name__ == "TrackingWarning":
             console.print(f"[yellow]warning:[/] {item.message}", highlight=False)
+
+
+@contextmanager
+def working(console: Console, what: str) -> Iterator[None]:
+    """Show how far one piece of work is: a bar, or a line at its start where there is no terminal."""
+    console.print(what, highlight=False)
+    with tempfile.TemporaryDirectory() as folder:
+        events = Path(folder) / "events.jsonl"
+        os.environ[EVENTS] = str(events)
+        try:
+            with Screen(console, events, 0).following():
+                yield
+        finally:
+            os.environ.pop(EVENTS, None)
 
 
 class Screen:
@@ -46,6 +65,8 @@ class Screen:
         self._read = 0
         self._shown: dict[str, Any] = {}
         self._since: dict[str, float] = {}
+        self._lines: dict[str, float] = {}
+        self._warned: set[str] = set()
         self._bars = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=24),
@@ -91,7 +112,12 @@ class Screen:
             self._show(json.loads(line))
 
     def _show(self, event: dict[str, Any]) -> None:
-        if "failed" in event:
+        if "warning" in event:
+            if event["warning"] not in self._warned:
+                self._warned.add(event["warning"])
+                self._console.print("[yellow]warning:[/] ", end="")
+                self._console.print(event["warning"], highlight=False, markup=False)
+        elif "failed" in event:
             if "kind" in event:
                 self.failure = UserError(event["failed"], event.get("remedy", ""))
             else:
@@ -107,11 +133,22 @@ class Screen:
     def _bar(self, event: dict[str, Any]) -> None:
         label = event["label"]
         since = self._since.setdefault(label, time.monotonic())
+        if not self._console.is_terminal:
+            self._line(event)
+            return
         if label not in self._shown and time.monotonic() - since < _PATIENCE:
             return
         if label not in self._shown:
             self._shown[label] = self._bars.add_task(label, total=event["total"] or None)
         self._bars.update(self._shown[label], completed=event["done"])
+
+    def _line(self, event: dict[str, Any]) -> None:
+        """Without a terminal: a plain line now and then."""
+        now, label = time.monotonic(), event["label"]
+        if now - max(self._lines.get(label, 0.0), self._since[label]) >= _LINE_EVERY:
+            self._lines[label] = now
+            of = f" of {event['total']:,}" if event["total"] else ""
+            self._console.print(f"  {label}: {event['done']:,}{of} {event['unit']}", highlight=False)
 
     def _clear(self) -> None:
         for task in self._shown.values():

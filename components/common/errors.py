@@ -39,6 +39,8 @@ def mendable(error: BaseException) -> UserError | None:
     text = str(error)
     if "No space left on device" in text or getattr(error, "errno", None) == errno.ENOSPC:
         return UserError(f"the disk is full: {text}", "free some space and run the same command again; nothing is lost")
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+        return UserError(f"something else is in the way: {text}", "choose another place, or move it aside")
     if isinstance(error, PermissionError):
         return UserError(f"not allowed: {text}", "choose a place that you may write to")
     return None

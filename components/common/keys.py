@@ -26,7 +26,7 @@ MODEL_METHODS = ("loss", "ifd")
 
 def versions() -> dict[str, str]:
     """The packages whose version can change a number."""
-    return {name: version(name) for name in ("torch", "transformers", "trl", "tokenizers")}
+    return {name: version(name) for name in ("torch", "transformers", "accelerate", "trl", "tokenizers")}
 
 
 def _machine(spec: Spec) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -16,8 +17,9 @@ def say(**event: Any) -> None:
     """Tell the run's driver something, if there is one."""
     place = os.environ.get(EVENTS)
     if place is not None:
-        # One short write to a file opened for appending is whole, whichever process it comes from.
-        with Path(place).open("a", encoding="utf-8") as out:
+        # One short write to a file opened for appending is whole, whichever process it comes from. What cannot be
+        # said (a full disk) must not hide what was to be said, nor stop the work.
+        with contextlib.suppress(OSError), Path(place).open("a", encoding="utf-8") as out:
             out.write(json.dumps(event) + "\n")
 
 

@@ -41,7 +41,7 @@ class ModelSpec(Strict):
     path: str = "lab"
     """`lab`, a folder, or a Hugging Face id."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Data type of the weights in training."""
+    """`bfloat16` computes in it over float32 weights while training; weights are saved and evaluated in this type."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention implementation of transformers."""
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from components.common.errors import UserError
+from components.common.progress import say
 
 PROBE_SECONDS = 3.0
 
@@ -41,6 +42,7 @@ class TrackingWarning(UserWarning):
 def warn(message: str) -> None:
     """Tell the user that tracking is behind; never an error."""
     warnings.warn(redact(message), TrackingWarning, stacklevel=3)
+    say(warning=redact(message))  # a step's own warnings end in its log
 
 
 def redact(uri: str) -> str:

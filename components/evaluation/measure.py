@@ -67,7 +67,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             values), `max_length`, `seed` (of the data), `bootstrap_seed`, `gpus`, `threads`, `label`, `out`.
 
     Returns:
-        {"metrics": {name: value}, "examples": number}; `out/examples.parquet` holds every example's result.
+        `metrics` ({name: value}), `examples` (number), `ordinary` (those without a slice), `verifiable` (of these, the
+        ones that a verifier judged); `out/examples.parquet` holds every example's result.
     """
     from components.common.reproducible import set_reproducible
     from components.common.spec import ModelSpec
@@ -87,7 +88,13 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     if asked:
         _answers(model, tokenizer, asked, rows, context, settings, lambda n: progress.update(len(examples) + n))
     write_rows(Path(job["out"]) / RESULTS, rows, SCHEMA)
-    return {"metrics": summarize(rows, settings, job["bootstrap_seed"]), "examples": len(rows)}
+    ordinary = [row for row in rows if row["slice"] is None]
+    return {
+        "metrics": summarize(rows, settings, job["bootstrap_seed"]),
+        "examples": len(rows),
+        "ordinary": len(ordinary),
+        "verifiable": sum(row.get("correct") is not None for row in ordinary),
+    }
 
 
 def _row(example: Example, tier: int) -> Row:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from components.common.digests import digest_lines, seed_for
+from components.common.digests import canonical_json, digest_lines, seed_for
 from components.common.errors import DataError
 from components.common.examples import read_rows
 from components.common.keys import evaluation_key
@@ -17,8 +17,9 @@ from components.common.step import Reference, Step, errors_said
 
 
 def held_out_digest(path: Path) -> str:
-    """Digest of the held-out examples and their tiers."""
-    return digest_lines(f"{row['id']} {row['tier']}" for row in read_rows(path, ["id", "tier"]))
+    """Digest of the held-out examples with all that decides how they are counted: tier, group and slice."""
+    columns = ["id", "tier", "group", "slice"]
+    return digest_lines(canonical_json([row[name] for name in columns]) for row in read_rows(path, columns))
 
 
 def measure_job(spec: Spec, model: str, held_out: Path, label: str) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def run(context: str, split: str, phase: str, curriculum: str, index: int, seed:
         label = "evaluate base" if curriculum == BASE else f"evaluate {curriculum} {index}"
         job = {**measure_job(spec, model, held_out, label), "out": str(folder)}
         result: dict[str, Any] = step.heavy("components.evaluation.measure:measure", job=job)
-        return {"metrics": result["metrics"], "examples": result["examples"]}
+        return result
 
     entry, reused = step.find_or_make("evaluations", key, make)
     about = {"curriculum": curriculum, "index": index, "seed": seed, "model_key": model_key}

@@ -21,6 +21,8 @@ from components.reporting.answers import Answers, load_answers
 from components.reporting.measures import ACCURACY, LOSS, MEASURES, Level, Measure, parts_of
 from components.reporting.results import CurriculumResult, PhaseResult, Results
 
+_ENOUGH = 0.5
+"""Share of the held-out examples that must be verifiable for accuracy to decide."""
 Outcome = Literal["better", "worse", "no difference shown"]
 
 
@@ -79,9 +81,13 @@ class Comparisons:
 
 
 def primary_measure(results: Results) -> Measure:
-    """Accuracy where there are verifiable held-out examples, else loss."""
+    """Accuracy where half of the held-out examples or more are verifiable, else loss.
+
+    A handful of verifiable examples among many must not decide for all of them.
+    """
     everywhere = [results.base_metrics] + [p.metrics for c in results.curricula for p in c.all_phases()]
-    return ACCURACY if any(ACCURACY.read(metrics) for metrics in everywhere) else LOSS
+    share = results.verifiable_share()
+    return ACCURACY if share >= _ENOUGH and any(ACCURACY.read(metrics) for metrics in everywhere) else LOSS
 
 
 def decide(measure: Measure, comparison: Comparison, p_holm: float, confidence: float) -> Outcome:

@@ -124,6 +124,13 @@ class Results:
         """Metrics of the base model; empty where it was not evaluated."""
         return dict(self.base.info["metrics"]) if self.base else {}
 
+    def verifiable_share(self) -> float:
+        """Share of the ordinary held-out examples that a verifier judged; 1 where no evaluation says."""
+        for record in self.records:
+            if record.info.get("ordinary"):
+                return float(record.info["verifiable"]) / float(record.info["ordinary"])
+        return 1.0
+
     def metric_names(self) -> set[str]:
         """Every metric that was measured anywhere in the run."""
         names = set(self.base_metrics)

@@ -34,9 +34,11 @@ _BATCH = 4096
 
 
 def last_reply(item: Encoded) -> Encoded:
-    """The conversation with only its last reply marked."""
-    start = len(item.response_mask) - item.response_mask[::-1].index(False)
-    return Encoded(item.input_ids, [place >= start for place in range(len(item.input_ids))], item.truncated)
+    """The conversation with only its last reply marked: of one that was cut, the last that is still there."""
+    mask = item.response_mask
+    end = len(mask) - mask[::-1].index(True)
+    start = end - mask[:end][::-1].index(False) if False in mask[:end] else 0
+    return Encoded(item.input_ids, [start <= place < end for place in range(len(mask))], item.truncated)
 
 
 def alone(item: Encoded, header: list[int]) -> Encoded:

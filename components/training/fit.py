@@ -30,8 +30,8 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
             called, or null), `order_folder` (null, or where each worker notes the rows it reads).
 
     Returns:
-        `examples`, `tokens`, `response_tokens`, `truncated`, `steps`, `learning`, `train_seconds`. The weights and
-        the tokenizer lie in `out/model`.
+        `examples`, `tokens`, `response_tokens`, `truncated`, `steps`, `learning`, `train_seconds`, and
+        `overhead_seconds` (starting Ray and its workers). The weights and the tokenizer lie in `out/model`.
     """
     from components.common.models import context_length, load_tokenizer, quiet
     from components.training.step import tier_ids
@@ -65,7 +65,8 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
         "truncated": data.truncated,
         "steps": int(metrics["steps"]),
         "learning": metrics["learning"],
-        "train_seconds": time.time() - started,
+        "train_seconds": metrics["loop_seconds"],
+        "overhead_seconds": max(0.0, time.time() - started - metrics["loop_seconds"]),
     }
 
 
@@ -80,6 +81,9 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # it prints the whole learning curve
     if workers > 1:
         connect_ray()
+    elif job["gpus_per_worker"]:
+        # The trainer would spread one process over every GPU it sees, and the key says one.
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=job,
@@ -121,6 +125,7 @@ def train_worker(job: dict[str, Any]) -> None:
     from components.training.batches import StepBatches, accumulation
     from components.training.sft import Curve, OrderedSFTTrainer, trainer_config
 
+    began = time.time()
     quiet()
     rank, workers = ray.train.get_context().get_world_rank(), job["workers"]
     set_reproducible(max(1, job["threads"] // workers), job["training_seed"])
@@ -158,7 +163,8 @@ def train_worker(job: dict[str, Any]) -> None:
         saved = scratch / "checkpoint"
         _save(trainer, saved, model_spec)
         checkpoint = ray.train.Checkpoint.from_directory(str(saved))
-    ray.train.report({"steps": trainer.state.global_step, "learning": curve.points}, checkpoint=checkpoint)
+    found = {"steps": trainer.state.global_step, "learning": curve.points, "loop_seconds": time.time() - began}
+    ray.train.report(found, checkpoint=checkpoint)
 
 
 def _stream(job: dict[str, Any]) -> Any:
