@@ -1,8 +1,10 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from components.common.examples import SCORED_SCHEMA, Example, read_rows, write_rows
 from components.evaluation.measure import choose, measure, summarize
+from components.evaluation.step import held_out_digest
 
 SETTINGS = {
     "suites": ["loss", "verifiable"],
@@ -60,8 +62,6 @@ def held_out(folder, count):
         made = Example(messages=messages, answer=str(number + 1), verifier="exact", group=f"g{number}")
         row = {**made.to_row(), "id": made.content_digest(), "difficulty": 1.0, "tokens": 9, "response_tokens": 3}
         rows.append({**row, "tier": 1 + number % 2})
-    import pyarrow as pa
-
     path = folder / "held_out.parquet"
     write_rows(path, rows, SCORED_SCHEMA.append(pa.field("tier", pa.int32())))
     return path
@@ -74,6 +74,16 @@ def test_a_limit_takes_as_many_of_each_tier_and_always_the_same(tmp_path):
     assert len(chosen) == 4
     assert [e.id for e, _ in chosen] == [e.id for e, _ in choose(path, 2, 7)]
     assert len(choose(path, None, 7)) == 10
+
+
+@pytest.mark.parametrize("column", ["group", "slice", "tier"])
+def test_how_examples_are_counted_enters_the_digest(tmp_path, column):
+    path = held_out(tmp_path, 4)
+    before = held_out_digest(path)
+    rows = list(read_rows(path))
+    rows[0][column] = 2 if column == "tier" else "another"
+    write_rows(path, rows, SCORED_SCHEMA.append(pa.field("tier", pa.int32())))
+    assert held_out_digest(path) != before
 
 
 def test_the_base_model_is_measured_for_real(tmp_path):

@@ -55,6 +55,11 @@ def test_only_the_last_reply_is_scored():
     assert last_reply(item).response_mask == [False, False, False, False, True, True]
 
 
+def test_a_chat_that_was_cut_is_scored_by_the_last_reply_that_is_left():
+    cut = Encoded([1, 2, 3, 4, 5, 6], [False, True, True, False, False, False], truncated=9)
+    assert last_reply(cut).response_mask == [False, True, True, False, False, False]
+
+
 def test_alone_keeps_the_header_and_the_reply():
     item = alone(Encoded([7, 8, 9], [False, True, True]), [1, 2])
     assert (item.input_ids, item.response_mask) == ([1, 2, 8, 9], [False, False, True, True])
