@@ -94,8 +94,8 @@ def make_plan(spec: Spec) -> Plan:
 
     store = Store(spec.store)
     prepared = fingerprint(spec.data, spec.data_seed)
-    base = model_digest(spec.model.path)
-    scorer = base if spec.scoring.model is None else model_digest(spec.scoring.model)
+    base = model_digest(spec.model.path, store.memory)
+    scorer = base if spec.scoring.model is None else model_digest(spec.scoring.model, store.memory)
     scores = scores_key(spec, prepared, base, scorer)
     steps = [
         ("prepare", prepared, store.find("prepared", prepared) is not None),

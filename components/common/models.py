@@ -85,11 +85,32 @@ def _is_whole(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("config.json", "tokenizer_config.json", *parts))
 
 
-def model_digest(path: str) -> str:
-    """Digest of a model's files: its configuration, weights, tokenizer and chat template."""
+def model_digest(path: str, memory: Path | None = None) -> str:
+    """Digest of a model's files: its configuration, weights, tokenizer and chat template.
+
+    Args:
+        path: As `model_folder` takes it.
+        memory: A folder that remembers the digests of files by path, size and time of change: every step of a run
+            asks, and reading the weights of a large model takes many seconds.
+    """
     folder = model_folder(path)
     files = sorted({item for pattern in _READ for item in folder.glob(pattern)})
-    return digest({item.name: digest_file(item.resolve()) for item in files})
+    return digest({item.name: _remembered_digest(item.resolve(), memory) for item in files})
+
+
+def _remembered_digest(path: Path, memory: Path | None) -> str:
+    if memory is None:
+        return digest_file(path)
+    status = path.stat()
+    note = memory / digest([str(path), status.st_size, status.st_mtime_ns])
+    if note.is_file():
+        return note.read_text(encoding="ascii")
+    found = digest_file(path)
+    memory.mkdir(parents=True, exist_ok=True)
+    partial = note.with_name(f".{note.name}-{os.getpid()}")
+    partial.write_text(found, encoding="ascii")
+    partial.replace(note)
+    return found
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -66,6 +66,11 @@ class Store:
             raise UserError(f"store: {root!r} is not a folder", "give a local folder, e.g. `store: runs/store`")
         self.root = Path(root).absolute()
 
+    @property
+    def memory(self) -> Path:
+        """Where the digests of the users' files are remembered; deleting it costs only time."""
+        return self.root / ".digests"
+
     def path(self, kind: Kind, key: str) -> Path:
         """The folder of an entry, whether it exists or not."""
         return self.root / kind / key

@@ -56,7 +56,7 @@ def run(context: str, split: str, phase: str, curriculum: str, index: int, seed:
         raise AssertionError("an evaluation needs a split")
     held_out = tiers.folder / "held_out.parquet"
     model = spec.model.path if trained is None else str(trained.folder / "model")
-    model_key = model_digest(spec.model.path) if trained is None else trained.key
+    model_key = model_digest(spec.model.path, step.store.memory) if trained is None else trained.key
     key = evaluation_key(spec, model_key, held_out_digest(held_out))
 
     def make(folder: Path) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def run(context: str, prepared: str) -> str:
     spec, examples = step.spec, Reference.from_json(prepared)
     if examples is None:
         raise AssertionError("a score needs examples")
-    base = model_digest(spec.model.path)
-    scorer = base if spec.scoring.model is None else model_digest(spec.scoring.model)
+    base = model_digest(spec.model.path, step.store.memory)
+    scorer = base if spec.scoring.model is None else model_digest(spec.scoring.model, step.store.memory)
     files = {"scores": examples.folder / "train.parquet", "held_out_scores": examples.folder / "held_out.parquet"}
 
     def make(folder: Path) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def run(context: str, split: str, parent: str, curriculum: str, index: int, seed
     if tiers is None:
         raise AssertionError("a phase needs a split")
     files = tier_files(tiers.folder, spec.splitting.tiers)
-    parent_key = model_digest(spec.model.path) if before is None else before.key
+    parent_key = model_digest(spec.model.path, step.store.memory) if before is None else before.key
     model = model_folder(spec.model.path) if before is None else before.folder / "model"
     key = phase_key(spec, plan, sequence(plan, tier_ids(files), seed), parent_key, seed)
 

@@ -60,7 +60,7 @@ def spec(**parts) -> Spec:
 
 
 def test_more_workers_than_cores_are_refused():
-    with pytest.raises(UserError, match="compute.workers is 100"):
+    with pytest.raises(UserError, match="is 100, and this machine"):
         check_compute(spec(compute={"workers": 100}))
     check_compute(spec(compute={"workers": 2}))
 

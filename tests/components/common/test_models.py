@@ -300,3 +300,13 @@ def test_an_end_token_beyond_the_embeddings_is_refused(tiny, tmp_path):
     folder = tiny.save(tmp_path, tiny.gpt2(), tokenizer)
     with pytest.raises(UserError, match="beyond the 258 tokens"):
         load_tokenizer(folder)
+
+
+def test_remembered_digests_are_the_digests(tiny, tmp_path):
+    folder = tiny.save(tmp_path / "model", tiny.gpt2(), tiny.byte_tokenizer())
+    plain = model_digest(str(folder))
+    assert model_digest(str(folder), tmp_path / "memory") == plain
+    assert model_digest(str(folder), tmp_path / "memory") == plain
+    config = folder / "config.json"
+    config.write_text(config.read_text() + "\n")
+    assert model_digest(str(folder), tmp_path / "memory") == model_digest(str(folder)) != plain
