@@ -12,6 +12,9 @@ CHUNK_BYTES = 1 << 20
 """Text of one chunk of lines, about."""
 CHUNK_ROWS = 512
 """Rows of one chunk of parsed rows."""
+DEEPEST = 400
+"""Levels of lists and objects in a row; what is deeper could not travel between processes (Python's own stack)."""
+TOO_DEEP = f"the row is nested deeper than {DEEPEST} levels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Broken:
 
     Attributes:
         reason: Why.
-        raw: Its text, or what there is of it.
+        raw: Its text or its columns, whole; a byte that is not UTF-8 is half of a surrogate pair.
     """
 
     reason: str
@@ -55,7 +58,7 @@ class Lines:
             try:
                 line = raw.decode()
             except UnicodeDecodeError:
-                yield number, Broken("the line is not UTF-8", raw.decode(errors="replace"))
+                yield number, Broken("the line is not UTF-8", raw.decode(errors="surrogateescape"))
                 continue
             if line and not line.isspace():
                 yield number, parse_line(line)
@@ -78,11 +81,26 @@ Chunk = Lines | Rows
 def parse_line(line: str) -> Any:
     """The value of one JSON line, or what is broken about it."""
     try:
-        return json.loads(line)
+        row = json.loads(line)
+        return Broken(TOO_DEEP, line) if too_deep(row, line) else row
     except json.JSONDecodeError as error:
         return Broken(f"the line is not JSON: {error.msg}", line)
     except (RecursionError, ValueError) as error:
         return Broken(f"the line cannot be read: {error}", line)
+
+
+def too_deep(row: Any, text: str) -> bool:
+    """Whether a row has more than `DEEPEST` levels; its text tells at once of most that they have not."""
+    if text.count("{") + text.count("[") <= DEEPEST:
+        return False
+    level = [row]
+    for _ in range(DEEPEST + 1):
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _inside(outer)]
+    return bool(level)
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def in_chunks(numbered: Iterable[tuple[int, Any]]) -> Iterator[Rows]:

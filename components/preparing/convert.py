@@ -16,8 +16,6 @@ from components.preparing.drafts import Draft, Malformed, kind
 from components.preparing.formats import CONVERTERS
 from components.preparing.text_keys import exact_turns, normal_turns, normalise, short_digest
 
-LONGEST_SAMPLE = 2000
-"""Characters of an unparsed row that are kept in `rejected.jsonl`."""
 NOT_UNICODE = "the text is not valid Unicode (a byte that is not UTF-8, or half of a surrogate pair)"
 HASHED, WANTED, REFUSED = 1, 2, 4
 """Bits of an example: held out by hash; by its row's or source's wish; kept in training by its row's wish."""
@@ -99,9 +97,9 @@ def convert(chunk: Chunk, settings: Settings) -> Converted:
                     raise draft
                 _add(draft, settings, made, columns)
             except UnicodeEncodeError:
-                made.rejected.append(Rejection(line, NOT_UNICODE, _sample(row)))
+                made.rejected.append(Rejection(line, NOT_UNICODE, _whole(row)))
             except Malformed as reason:
-                made.rejected.append(Rejection(line, str(reason), _sample(row)))
+                made.rejected.append(Rejection(line, str(reason), _whole(row)))
     made.batch = columns.batch()
     return made
 
@@ -112,10 +110,8 @@ def _object(row: Any) -> dict[str, Any]:
     raise Malformed(row.reason if isinstance(row, Broken) else f"the row is {kind(row)}, not an object")
 
 
-def _sample(row: Any) -> Any:
-    if isinstance(row, Broken):
-        row = row.raw
-    return row[:LONGEST_SAMPLE] if isinstance(row, str) else row
+def _whole(row: Any) -> Any:
+    return row.raw if isinstance(row, Broken) else row
 
 
 def _add(draft: Draft, settings: Settings, made: Converted, columns: "_Columns") -> None:

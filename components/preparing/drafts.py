@@ -93,7 +93,7 @@ def number(value: Any, key: str) -> float:
     """
     try:
         result = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         result = math.nan
     if not math.isfinite(result):
         raise Malformed(f"`{key}` is not a number")

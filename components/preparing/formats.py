@@ -1,46 +1,46 @@
 """The formats: each is one function from a row to its drafts.
 
 A function returns a draft for every example of the row, and a `Malformed` in the place of one that cannot be used;
-it raises `Malformed` where the whole row cannot be used.
+it raises `Malformed` where the whole row cannot be used. What any row may have besides is in `extras.py`.
 """
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from components.common.verifiers import VERIFIERS
 from components.preparing.conversations import transcript, tree_paths, turns
-from components.preparing.drafts import Draft, Malformed, Turn, items, kind, number, optional_text, scalars, text
+from components.preparing.drafts import Draft, Malformed, Turn, items, kind, number, optional_text, text
+from components.preparing.extras import EXTRAS, drafted
 
 Converter = Callable[[dict[str, Any]], list[Draft | Malformed]]
 
 _SOLUTION_END = re.compile(r"^####\s*\$?\s*([-+]?[\d,]*\d(?:\.\d+)?)\s*%?\s*$", re.MULTILINE)
-_EXTRA = frozenset({"group", "answer", "verifier", "slice", "held_out", "difficulty", "rejected"})
 
 
 def _with_context(instruction: str, context: str) -> str:
     return f"{instruction}\n{context}" if context else instruction
 
 
-_ALPACA = frozenset({"instruction", "input", "output"})
+_ALPACA = EXTRAS | {"instruction", "input", "output"}
 
 
 def alpaca(row: dict[str, Any]) -> list[Draft | Malformed]:
     """`instruction`, `input` (may be empty or absent), `output` (Stanford Alpaca)."""
     asked = _with_context(text(row, "instruction"), optional_text(row, "input"))
-    return [Draft((("user", asked), ("assistant", text(row, "output"))), fields=scalars(row, _ALPACA))]
+    return [drafted(row, (("user", asked), ("assistant", text(row, "output"))), _ALPACA)]
 
 
-_DOLLY = frozenset({"instruction", "context", "response"})
+_DOLLY = EXTRAS | {"instruction", "context", "response"}
 
 
 def dolly(row: dict[str, Any]) -> list[Draft | Malformed]:
     """`instruction`, `context` (may be empty or absent), `response` (Databricks Dolly); `category` is a field."""
     asked = _with_context(text(row, "instruction"), optional_text(row, "context"))
-    return [Draft((("user", asked), ("assistant", text(row, "response"))), fields=scalars(row, _DOLLY))]
+    return [drafted(row, (("user", asked), ("assistant", text(row, "response"))), _DOLLY)]
 
 
-_SHAREGPT = frozenset({"conversations", "system"})
+_SHAREGPT = EXTRAS | {"conversations", "system"}
 
 
 def sharegpt(row: dict[str, Any]) -> list[Draft | Malformed]:
@@ -49,27 +49,27 @@ def sharegpt(row: dict[str, Any]) -> list[Draft | Malformed]:
     system = optional_text(row, "system")
     if system and found[0][0] != "system":
         found = (("system", system), *found)
-    return [Draft(found, fields=scalars(row, _SHAREGPT))]
+    return [drafted(row, found, _SHAREGPT)]
 
 
-_OPENORCA = frozenset({"system_prompt", "question", "response"})
+_OPENORCA = EXTRAS | {"system_prompt", "question", "response"}
 
 
 def openorca(row: dict[str, Any]) -> list[Draft | Malformed]:
     """`system_prompt` (may be empty or absent), `question`, `response` (OpenOrca)."""
     found: tuple[Turn, ...] = (("user", text(row, "question")), ("assistant", text(row, "response")))
     system = optional_text(row, "system_prompt")
-    return [Draft((("system", system), *found) if system else found, fields=scalars(row, _OPENORCA))]
+    return [drafted(row, (("system", system), *found) if system else found, _OPENORCA)]
 
 
-_OASST = frozenset({"prompt"})
+_OASST = EXTRAS | {"prompt"}
 
 
 def oasst(row: dict[str, Any]) -> list[Draft | Malformed]:
     """A message tree: `prompt` with nested `replies` (Open Assistant); every path to a last reply is an example.
 
     The tree is the group: its paths share their first turns, so they must not stand on both sides of the held-out
-    part.
+    part. A row's own `group`, which may span trees, takes its place.
     """
     root = row.get("prompt")
     if not isinstance(root, dict):
@@ -77,15 +77,16 @@ def oasst(row: dict[str, Any]) -> list[Draft | Malformed]:
     if root.get("deleted"):
         raise Malformed("the first message of the tree is deleted")
     name = row.get("message_tree_id") or root.get("message_id")
-    group = str(name) if name else None
-    fields = scalars(row, _OASST)
+    every = drafted(row, (), _OASST)
+    if every.group is None and name:
+        every.group = str(name)
     if isinstance(root.get("lang"), str):
-        fields["lang"] = root["lang"]
+        every.fields["lang"] = root["lang"]
     found: list[Draft | Malformed] = []
     for path in tree_paths(root):
         chat = [{"role": message.get("role"), "content": message.get("text")} for message in path]
         try:
-            found.append(Draft(turns(chat, "replies"), group=group, fields=dict(fields)))
+            found.append(replace(every, messages=turns(chat, "replies"), fields=dict(every.fields)))
         except Malformed as reason:
             found.append(reason)
     if not found:
@@ -110,52 +111,20 @@ def flan(row: dict[str, Any]) -> list[Draft | Malformed]:
         found = turns([*prompt, *completion], asked)
     else:
         found = (("user", text(row, asked)), ("assistant", text(row, replied)))
-    return [_with_extras(row, found, _EXTRA | {asked, replied})]
+    return [_with_rejected(row, drafted(row, found, EXTRAS | {asked, replied, "rejected"}))]
+
+
+_MESSAGES = EXTRAS | {"messages", "rejected"}
 
 
 def messages(row: dict[str, Any]) -> list[Draft | Malformed]:
     """`messages`: turns with `role` and `content` (OpenAI); an optional `rejected` last reply."""
-    return [_with_extras(row, turns(items(row, "messages"), "messages"), _EXTRA | {"messages"})]
+    return [_with_rejected(row, drafted(row, turns(items(row, "messages"), "messages"), _MESSAGES))]
 
 
-def _with_extras(row: dict[str, Any], found: tuple[Turn, ...], used: frozenset[str]) -> Draft:
-    """The draft with the optional columns of our own forms."""
-    draft = Draft(found, fields=scalars(row, used))
-    if not _EXTRA.isdisjoint(row):
-        draft.group = _name(row, "group")
-        draft.answer = _name(row, "answer")
-        draft.verifier = _name(row, "verifier")
-        draft.slice = _name(row, "slice")
-        draft.held_out = _flag(row.get("held_out"))
-        draft.rejected = _rejected_reply(row.get("rejected"))
-        if row.get("difficulty") not in (None, ""):
-            draft.fields["difficulty"] = number(row["difficulty"], "difficulty")
-    if draft.verifier is not None:
-        if draft.verifier not in VERIFIERS:
-            raise Malformed(f"`verifier` is {draft.verifier[:40]!a}; known are {', '.join(VERIFIERS)}")
-        if draft.answer is None:
-            raise Malformed("`verifier` is given, but `answer` is not")
+def _with_rejected(row: dict[str, Any], draft: Draft) -> Draft:
+    draft.rejected = _rejected_reply(row.get("rejected"))
     return draft
-
-
-def _name(row: dict[str, Any], key: str) -> str | None:
-    value = row.get(key)
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise Malformed(f"`{key}` is {kind(value)}, not a string")
-    return str(value)
-
-
-def _flag(value: Any) -> bool | None:
-    if value is None or isinstance(value, bool):
-        return value
-    # CSV has no booleans.
-    known = {"": None, "true": True, "1": True, "false": False, "0": False}
-    spelled = str(value).strip().lower()
-    if spelled not in known:
-        raise Malformed("`held_out` is neither true nor false")
-    return known[spelled]
 
 
 def _rejected_reply(value: Any) -> str | None:
@@ -169,20 +138,24 @@ def _rejected_reply(value: Any) -> str | None:
     return text({"rejected": value}, "rejected")
 
 
-_SELF_INSTRUCT = frozenset({"instruction", "instances"})
+_SELF_INSTRUCT = EXTRAS | {"instruction", "instances"}
 
 
 def self_instruct(row: dict[str, Any]) -> list[Draft | Malformed]:
-    """`instruction` and nested `instances` of `input` and `output` (Self-Instruct): an example for each instance."""
+    """`instruction` and nested `instances` of `input` and `output` (Self-Instruct): an example for each instance.
+
+    The optional columns stand in the row, for all of its instances.
+    """
     instruction = text(row, "instruction")
-    fields = scalars(row, _SELF_INSTRUCT)
+    every = drafted(row, (), _SELF_INSTRUCT)
     found: list[Draft | Malformed] = []
     for place, instance in enumerate(items(row, "instances"), start=1):
         try:
             if not isinstance(instance, dict):
                 raise Malformed(f"it is {kind(instance)}, not an object")
             asked = _with_context(instruction, optional_text(instance, "input"))
-            found.append(Draft((("user", asked), ("assistant", text(instance, "output"))), fields=dict(fields)))
+            pair = (("user", asked), ("assistant", text(instance, "output")))
+            found.append(replace(every, messages=pair, fields=dict(every.fields)))
         except Malformed as reason:
             found.append(Malformed(f"instance {place}: {reason}"))
     return found
@@ -193,7 +166,7 @@ def evol_instruct(row: dict[str, Any]) -> list[Draft | Malformed]:
     return sharegpt(row) if "conversations" in row else alpaca(row)
 
 
-_HH = frozenset({"prompt", "chosen", "rejected"})
+_HH = EXTRAS | {"prompt", "chosen", "rejected"}
 
 
 def hh(row: dict[str, Any]) -> list[Draft | Malformed]:
@@ -203,7 +176,9 @@ def hh(row: dict[str, Any]) -> list[Draft | Malformed]:
         raise Malformed("`chosen` and `rejected` do not answer the same prompt")
     if chosen[-1] == rejected[-1]:
         raise Malformed("`chosen` and `rejected` are the same")
-    return [Draft(chosen, rejected=rejected[-1][1], fields=scalars(row, _HH))]
+    draft = drafted(row, chosen, _HH)
+    draft.rejected = rejected[-1][1]
+    return [draft]
 
 
 def _preferred(row: dict[str, Any], key: str) -> tuple[Turn, ...]:
@@ -223,39 +198,43 @@ def _preferred(row: dict[str, Any], key: str) -> tuple[Turn, ...]:
     return transcript(said, key)
 
 
-_GSM8K = frozenset({"question", "answer"})
+_GSM8K = EXTRAS | {"question", "answer"}
 
 
 def gsm8k(row: dict[str, Any]) -> list[Draft | Malformed]:
-    """`question` and `answer`: a solution that ends in `#### NUMBER` (GSM8K); its lines are the difficulty."""
+    """`question` and `answer`: a solution that ends in `#### NUMBER` (GSM8K).
+
+    The number is the answer, whatever `verifier` the row has; the lines are the difficulty where it gives none.
+    """
     asked, solution = text(row, "question"), text(row, "answer")
     ends = list(_SOLUTION_END.finditer(solution))
     if not ends:
         raise Malformed("`answer` has no line `#### NUMBER`")
     end = ends[-1]
     lines = sum(1 for line in solution[: end.start()].splitlines() if line.strip())
-    return [
-        Draft(
-            (("user", asked), ("assistant", solution)),
-            answer=end.group(1).replace(",", ""),
-            verifier="last_number",
-            fields={**scalars(row, _GSM8K), "difficulty": lines},
-        )
-    ]
+    optional = {key: value for key, value in row.items() if key not in ("answer", "verifier")}
+    draft = drafted(optional, (("user", asked), ("assistant", solution)), _GSM8K)
+    draft.answer, draft.verifier = end.group(1).replace(",", ""), "last_number"
+    draft.fields.setdefault("difficulty", lines)
+    return [draft]
 
 
-_PHASED = frozenset({"score", "data"})
+_PHASED = EXTRAS | {"score", "data"}
 
 
 def phased_ift(row: dict[str, Any]) -> list[Draft | Malformed]:
-    """`score` (a string, often with newlines after it) and `data` = [instruction, output] (Phased IFT)."""
+    """`score` (a string, often with newlines after it) and `data` = [instruction, output] (Phased IFT).
+
+    The score is the difficulty where the row gives none of its own.
+    """
     pair = items(row, "data")
     if len(pair) != 2:
         raise Malformed("`data` is not a list of the instruction and the output")
     named = {"data[0]": pair[0], "data[1]": pair[1]}
     found = (("user", text(named, "data[0]")), ("assistant", text(named, "data[1]")))
-    difficulty = number(row.get("score"), "score")
-    return [Draft(found, fields={**scalars(row, _PHASED), "difficulty": difficulty})]
+    draft = drafted(row, found, _PHASED)
+    draft.fields.setdefault("difficulty", number(row.get("score"), "score"))
+    return [draft]
 
 
 CONVERTERS: dict[str, Converter] = {

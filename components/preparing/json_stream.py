@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from components.preparing.chunks import TOO_DEEP, Broken, too_deep
+
 _BLOCK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODE = json.JSONDecoder().raw_decode
@@ -34,6 +36,8 @@ class Scanner:
         self._text = ""
         self._at = 0
         self._ended = False
+        self.last = ""
+        """The text of the last value."""
 
     def peek(self) -> str:
         """The next character that is not white space, without taking it; "" at the end."""
@@ -78,6 +82,7 @@ class Scanner:
             # A number at the end of the text may go on in the next block ("12", "12.", "12.5e").
             if isinstance(value, int | float) and end + _NEAR_END >= len(self._text) and self._more(size):
                 continue
+            self.last = self._text[self._at : end]
             self._at = end
             return value
 
@@ -121,7 +126,7 @@ def elements(scanner: Scanner) -> Iterator[Any]:
         except BrokenJson as error:
             raise BrokenJson(f"element {count + 1}: {error}") from error
         count += 1
-        yield value
+        yield Broken(TOO_DEEP, scanner.last) if too_deep(value, scanner.last) else value
         if following == "]":
             return
 

@@ -107,6 +107,8 @@ def s3_download(item: S3Object, target: Path) -> None:
         raise DataError(f"{url}: {target.stat().st_size} bytes came, {item.size} were expected", "run again")
 
 
+HUB_SECONDS = 5.0
+"""How long the hub may take for its first answer."""
 HF_PARAMETERS = {"split": "`train` where absent", "revision": "a branch, tag or commit", "name": "the configuration"}
 
 
@@ -123,6 +125,16 @@ def hf_dataset(url: str) -> tuple[str, dict[str, str]]:
     return name, parameters
 
 
+def hf_commit(name: str) -> str | None:
+    """The commit at which a data set of the hub stands; None where the hub does not tell, or may not be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(name, timeout=HUB_SECONDS).sha
+    except Exception:  # whatever the reason: reading the data says it
+        return None
+
+
 def hf_chunks(url: str) -> Iterator[Rows]:
     """The rows of a data set of the hub, streamed.
 
@@ -132,7 +144,11 @@ def hf_chunks(url: str) -> Iterator[Rows]:
     name, parameters = hf_dataset(url)
     try:
         import datasets
+        from huggingface_hub import HfApi
 
+        # `datasets` itself tries for half a minute. Without the network it reads what it has in its cache.
+        if not Path(name).is_dir() and not datasets.config.HF_HUB_OFFLINE:
+            HfApi().dataset_info(name, timeout=HUB_SECONDS)
         rows = datasets.load_dataset(
             name, parameters.get("name"), split=parameters["split"], revision=parameters.get("revision"), streaming=True
         )
@@ -143,7 +159,7 @@ def hf_chunks(url: str) -> Iterator[Rows]:
         raise DataError(
             f"{url}: the data set cannot be loaded from the Hugging Face hub: {type(error).__name__}: {text}",
             "check the id, split and revision, the network or HF_ENDPOINT, and HF_TOKEN for gated data; "
-            "or download the files and give their path",
+            "or download the files and give their path (HF_HUB_OFFLINE=1 reads a data set that is in the cache)",
         ) from error
 
 

@@ -16,7 +16,7 @@ from components.preparing import remote
 from components.preparing.chunks import Chunk
 from components.preparing.containers import container, known_suffixes, read_chunks
 
-PREPARING_VERSION = 1
+PREPARING_VERSION = 2
 """To be raised whenever the same sources would become other examples; it makes stored results unfindable."""
 _DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -145,8 +145,8 @@ def fingerprint(data: DataSpec, seed: int) -> str:
     """Digest of everything that determines what `prepare` makes of the same arguments.
 
     The content counts, not where it lies: a moved file keeps its key, as long as its source keeps its name (which
-    stands in the examples). A data set of the hub counts by id, revision, configuration and split, so without a
-    revision its changes go unseen.
+    stands in the examples). A data set of the hub counts by id, revision, configuration and split; without a
+    revision also by its latest commit, unless the hub cannot be reached: then its changes go unseen.
 
     Args:
         data: The spec's sources, paths absolute or with a scheme.
@@ -169,7 +169,8 @@ def _content(part: Part) -> Any:
         name, parameters = remote.hf_dataset(part.shown)
         folder = Path(name)
         inside = [digest_file(file) for file in sorted(folder.rglob("*")) if file.is_file()] if folder.is_dir() else []
-        return ["hf", name, sorted(parameters.items()), inside]
+        commit = None if folder.is_dir() or "revision" in parameters else remote.hf_commit(name)
+        return ["hf", name, sorted(parameters.items()), inside, commit]
     try:
         return ["file", *_packing(part), digest_file(Path(part.shown))]
     except OSError as error:

@@ -67,7 +67,7 @@ def test_line_numbers(tmp_path):
         (1, {"a": 1}),
         (4, Broken("the line is not JSON: Expecting value", '{"a": ')),
         (5, {"a": 2}),
-        (6, Broken("the line is not UTF-8", "\ufffd")),
+        (6, Broken("the line is not UTF-8", "\udcff")),
     ]
     table = tmp_path / "a.csv"
     table.write_text('x,y\n1,"two\nlines"\n3\n\n5,6\n')
@@ -81,7 +81,7 @@ def test_line_numbers(tmp_path):
 def test_a_damaged_line_in_a_later_chunk_keeps_its_number():
     assert list(Lines(8, b'{"a": 1}\n\n\xff').rows()) == [
         (8, {"a": 1}),
-        (10, Broken("the line is not UTF-8", "\ufffd")),
+        (10, Broken("the line is not UTF-8", "\udcff")),
     ]
 
 

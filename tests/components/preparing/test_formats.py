@@ -254,3 +254,59 @@ def test_phased_ift():
     assert reason("phased_ift", {"score": "5", "data": ["x", ""]}) == "`data[1]` is empty"
     assert reason("phased_ift", {"score": "hard", "data": ["x", "y"]}) == "`score` is not a number"
     assert reason("phased_ift", {"score": "5", "data": ["x"]}).startswith("`data` is not a list of the instruction")
+
+
+PLAIN = {
+    "alpaca": {"instruction": "Q", "output": "A"},
+    "dolly": {"instruction": "Q", "response": "A"},
+    "sharegpt": {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+    "openorca": {"question": "Q", "response": "A"},
+    "oasst": {"message_tree_id": "t", "prompt": message("prompter", "Q", message("assistant", "A"))},
+    "flan": {"inputs": "Q", "targets": "A"},
+    "self_instruct": {"instruction": "Q", "instances": [{"output": "A"}, {"input": "x", "output": "B"}]},
+    "evol_instruct": {"instruction": "Q", "output": "A"},
+    "hh": {"prompt": "Q", "chosen": "A", "rejected": "B"},
+    "gsm8k": {"question": "Q", "answer": "One.\nTwo.\n#### 5"},
+    "phased_ift": {"score": "3", "data": ["Q", "A"]},
+    "messages": {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+}
+
+
+def test_every_format_is_tried():
+    assert PLAIN.keys() == CONVERTERS.keys()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_optional_columns_of_every_format(name):
+    extras = {"group": 7, "slice": "s", "held_out": True, "difficulty": "1.5", "verifier": "exact", "topic": "sums"}
+    answer = {} if name == "gsm8k" else {"answer": "A"}
+    for draft in drafts(name, {**PLAIN[name], **extras, **answer}):
+        assert (draft.group, draft.slice, draft.held_out) == ("7", "s", True)
+        assert (draft.answer, draft.verifier) == (("5", "last_number") if name == "gsm8k" else ("A", "exact"))
+        assert draft.fields == {"topic": "sums", "difficulty": 1.5} | (
+            {"message_tree_id": "t"} if name == "oasst" else {}
+        )
+    assert reason(name, {**PLAIN[name], "group": ["g"]}) == "`group` is a list, not a string"
+    assert reason(name, {**PLAIN[name], "slice": {}}) == "`slice` is an object, not a string"
+    assert reason(name, {**PLAIN[name], "held_out": 3}) == "`held_out` is neither true nor false"
+    if name != "gsm8k":
+        assert reason(name, {**PLAIN[name], "verifier": "exact"}) == "`verifier` is given, but `answer` is not"
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_without_optional_columns_nothing_is_given(name):
+    for draft in drafts(name, PLAIN[name]):
+        assert draft.group == ("t" if name == "oasst" else None)
+        assert (draft.answer is None) == (draft.verifier is None) == (name != "gsm8k")
+        assert (draft.slice, draft.held_out, draft.rejected) == (None, None, "B" if name == "hh" else None)
+        assert draft.fields.get("difficulty") == {"gsm8k": 2, "phased_ift": 3.0}.get(name)
+
+
+def test_a_group_is_text_or_a_number():
+    row = PLAIN["alpaca"]
+    assert one("alpaca", {**row, "group": 2.5}).group == "2.5"
+    assert one("alpaca", {**row, "group": " "}).group is None
+    assert one("alpaca", {**row, "group": None}).group is None
+    assert reason("alpaca", {**row, "group": True}) == "`group` is a boolean, not a string"
+    assert reason("alpaca", {**row, "group": float("nan")}) == "`group` is not a finite number"
+    assert reason("alpaca", {**row, "difficulty": 10**400}) == "`difficulty` is not a number"

@@ -236,6 +236,104 @@ def test_flat_oasst_messages_become_trees(tmp_path):
     assert [json.loads(line)["line"] for line in (out / "rejected.jsonl").read_text().splitlines()] == [2, 7]
 
 
+def flat(name: str, parent: str | None, role: str, text: str, **more: object) -> dict:
+    return {"message_id": name, "parent_id": parent, "role": role, "text": text, **more}
+
+
+def closes(ledger: Ledger, out: Path) -> bool:
+    """Whether the files' counts add up to the ledger's, and the rejected rows are all in their file."""
+    ledger.check()
+    files = json.loads((out / "sources.json").read_text())
+    counts = ledger.to_dict()
+    sums = {"rows_in": sum(file["rows"] for file in files)}
+    sums |= {name: sum(file[name] for file in files) for name in counts if name not in ("rows_in", "held_out")}
+    lines = (out / "rejected.jsonl").read_text().splitlines()
+    return sums == {name: counts[name] for name in sums} and len(lines) == ledger.rejected
+
+
+def rejected_rows(out: Path) -> list[tuple[str, object]]:
+    rows = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    return [(row["reason"], row["row"]) for row in rows]
+
+
+def test_the_optional_columns_of_a_tree_are_its_first_messages(tmp_path):
+    first = flat("a", None, "prompter", "Q", group="g", difficulty=2)
+    path = write_lines(tmp_path / "flat.jsonl", [first, flat("b", "a", "assistant", "A", group="other")])
+    _, (example,), _, _ = run(tmp_path, [path], held_out={"fraction": 0})
+    assert (example.group, example.fields) == ("g", {"message_tree_id": "a", "difficulty": 2.0})
+
+
+def test_a_message_that_leads_nowhere_is_rejected_whole(tmp_path):
+    known = [flat("a", None, "prompter", "Q"), flat("b", "a", "assistant", "A")]
+    lost = [flat("c", "gone", "assistant", "C", rank=1), flat("d", "c", "prompter", "D", labels={"spam": 0.5})]
+    path = write_lines(tmp_path / "flat.jsonl", [*known, *lost, flat("e", "e", "assistant", "E")])
+    ledger, train, _, out = run(tmp_path, [path], held_out={"fraction": 0}, max_rejected=1)
+    assert (len(train), ledger.rejected) == (1, 3)
+    assert [row for _, row in rejected_rows(out)] == [*lost, flat("e", "e", "assistant", "E")]
+    assert closes(ledger, out)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_tree_too_deep_costs_one_row(tmp_path, processes):
+    chain = [flat(f"m{n}", f"m{n - 1}" if n else None, ("prompter", "assistant")[n % 2], f"t{n}") for n in range(3000)]
+    path = write_lines(
+        tmp_path / "flat.jsonl", [*chain, flat("a", None, "prompter", "Q"), flat("b", "a", "assistant", "A")]
+    )
+    ledger, train, _, out = run(tmp_path, [path], processes=processes, held_out={"fraction": 0}, max_rejected=1)
+    ((why, row),) = rejected_rows(out)
+    assert (len(train), why, len(row)) == (1, "the tree is deeper than 199 messages", 3000)
+    assert closes(ledger, out)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_rows_nested_too_deep_are_rejected_whole(tmp_path, suffix, processes):
+    rows = [
+        json.dumps(pair("q", "a")),
+        *('{"prompt": "q", "completion": ' + "[" * n + "]" * n + "}" for n in (399, 900)),
+    ]
+    path = tmp_path / f"a.{suffix}"
+    path.write_text("[" + ",\n".join(rows) + "]" if suffix == "json" else "\n".join(rows))
+    ledger, _, _, out = run(tmp_path, [str(path)], processes=processes, held_out={"fraction": 0}, max_rejected=1)
+    (first, shallow), (second, deep) = rejected_rows(out)
+    assert (first, shallow) == ("`completion` is a list, not a string", json.loads(rows[1]))
+    assert (second, deep) == ("the row is nested deeper than 400 levels", rows[2])
+    assert closes(ledger, out)
+
+
+def test_a_long_row_is_rejected_whole(tmp_path):
+    long = '{"prompt": "' + "x" * 3_000_000
+    path = write_lines(tmp_path / "a.jsonl", [pair("q", "a"), long, pair("y" * 3_000_000, "")])
+    ledger, _, _, out = run(tmp_path, [path], held_out={"fraction": 0}, max_rejected=1)
+    assert [row for _, row in rejected_rows(out)] == [long, pair("y" * 3_000_000, "")]
+    assert closes(ledger, out)
+
+
+def test_a_line_that_is_not_utf8_is_rejected_byte_for_byte(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json.dumps(pair("q", "a")).encode() + b'\n{"prompt": "caf\xe9", "completion": "a"}\n')
+    ledger, _, _, out = run(tmp_path, [str(path)], held_out={"fraction": 0}, max_rejected=1)
+    ((_, row),) = rejected_rows(out)
+    assert row.encode(errors="surrogateescape") == b'{"prompt": "caf\xe9", "completion": "a"}'
+    assert closes(ledger, out)
+
+
+def test_alpaca_rows_are_verifiable_and_grouped(tmp_path):
+    rows = [
+        {"instruction": f"{n % 20}+1? ({n})", "output": f"{n % 20 + 1}", "group": n % 20, "answer": n % 20 + 1,
+         "verifier": "last_number"}
+        for n in range(200)
+    ]  # fmt: skip
+    path = write_lines(tmp_path / "a.jsonl", [*rows, {**rows[0], "group": [1]}])
+    ledger, train, held_out, out = run(tmp_path, [path], held_out={"fraction": 0.3})
+    assert (len(train) + len(held_out), ledger.rejected) == (200, 1)
+    assert held_out
+    assert {example.group for example in train}.isdisjoint({example.group for example in held_out})
+    assert all(example.answer == example.response and example.verifier for example in train + held_out)
+    assert rejected_rows(out) == [("`group` is a list, not a string", {**rows[0], "group": [1]})]
+    assert closes(ledger, out)
+
+
 def failure(tmp_path: Path, rows: list, **options: object) -> DataError:
     with pytest.raises(DataError) as error:
         run(tmp_path, [write_lines(tmp_path / "a.jsonl", rows)], **options)

@@ -1,12 +1,16 @@
 """Sources that are no local file, and the fingerprint."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
+from huggingface_hub import DatasetInfo, HfApi
 from moto.server import ThreadedMotoServer
 
 from components.common.errors import DataError
@@ -191,6 +195,67 @@ def test_the_fingerprint_changes_with_whatever_changes_the_result(tmp_path):
     path.write_text(LINES + LINES[:-1])
     assert of() != same
     assert fingerprint(spec("lab://instructions"), 17) == fingerprint(spec("lab://instructions?count=3000"), 17)
+
+
+def in_a_process_of_its_own(code: str, **environment: str) -> str:
+    """What Python prints; the libraries of the hub read their environment once."""
+    hub = {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", **environment}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, **hub}, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    return done.stdout
+
+
+OF_A_HUB_DATASET = """
+import socket, sys, time
+from components.common.errors import DataError
+from components.common.spec import DataSpec
+from components.preparing.remote import hf_chunks
+from components.preparing.sources import fingerprint
+
+tried = []
+def lookup(*arguments, **more):
+    tried.append(arguments[0])
+    raise socket.gaierror("no network")
+socket.getaddrinfo = lookup
+start = time.monotonic()
+print(fingerprint(DataSpec.model_validate({"train": [{"path": "a/b"}]}), 17))
+try:
+    list(hf_chunks("hf://a/b"))
+except DataError as error:
+    print(error.message)
+print(bool(tried), time.monotonic() - start < 15)
+"""
+
+
+def test_a_dataset_of_a_hub_out_of_reach_fails_soon_and_counts_by_its_id():
+    here = fingerprint(spec("a/b"), 17)
+    key, message, seen = in_a_process_of_its_own(OF_A_HUB_DATASET).splitlines()
+    assert (key, seen) == (here, "True True")
+    assert message.startswith("hf://a/b: the data set cannot be loaded from the Hugging Face hub: ")
+    assert message.endswith("no network")
+
+
+def test_offline_the_hub_is_not_asked():
+    _, message, seen = in_a_process_of_its_own(
+        OF_A_HUB_DATASET, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1"
+    ).splitlines()
+    assert seen == "False True"
+    assert "cannot be loaded from the Hugging Face hub" in message
+
+
+def test_the_latest_commit_counts_where_no_revision_is_given(monkeypatch):
+    plain, pinned = spec("a/b"), spec("hf://a/b?revision=v1")
+    keys = [fingerprint(plain, 17)]
+    for commit in ("c1", "c2"):
+        monkeypatch.setattr(
+            HfApi, "dataset_info", lambda self, name, timeout, sha=commit: DatasetInfo(id=name, sha=sha)
+        )
+        keys.append(fingerprint(plain, 17))
+    assert len(set(keys)) == 3
+    last = fingerprint(pinned, 17)
+    monkeypatch.undo()
+    assert fingerprint(pinned, 17) == last
 
 
 def test_the_data_seed_is_not_in_the_spec_twice(tmp_path):

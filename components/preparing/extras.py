@@ -1,0 +1,69 @@
+"""The optional columns that a row of every format may have.
+
+They are `group`, `answer`, `verifier`, `slice`, `held_out`, and `difficulty`. A column of the format's own under one of
+these names means what the format says.
+"""
+
+import math
+from typing import Any
+
+from components.common.verifiers import VERIFIERS
+from components.preparing.drafts import Draft, Malformed, Turn, kind, number, scalars
+
+EXTRAS = frozenset({"group", "answer", "verifier", "slice", "held_out", "difficulty"})
+
+
+def drafted(row: dict[str, Any], found: tuple[Turn, ...], used: frozenset[str]) -> Draft:
+    """The draft of a row's turns, with the row's optional columns and, as `fields`, its other scalar ones.
+
+    Args:
+        row: The row.
+        found: Its turns.
+        used: The columns that are no fields: the format's own and `EXTRAS`.
+
+    Raises:
+        Malformed: If an optional column is of another type, or a verifier is not known or has no answer.
+    """
+    draft = Draft(found, fields=scalars(row, used))
+    if not EXTRAS.isdisjoint(row):
+        _give(draft, row)
+    return draft
+
+
+def _give(draft: Draft, row: dict[str, Any]) -> None:
+    draft.group = _name(row, "group")
+    draft.answer = _name(row, "answer")
+    draft.verifier = _name(row, "verifier")
+    draft.slice = _name(row, "slice")
+    draft.held_out = _flag(row.get("held_out"))
+    if row.get("difficulty") not in (None, ""):
+        draft.fields["difficulty"] = number(row["difficulty"], "difficulty")
+    if draft.verifier is not None:
+        if draft.verifier not in VERIFIERS:
+            raise Malformed(f"`verifier` is {draft.verifier[:40]!a}; known are {', '.join(VERIFIERS)}")
+        if draft.answer is None:
+            raise Malformed("`verifier` is given, but `answer` is not")
+
+
+def _name(row: dict[str, Any], key: str) -> str | None:
+    """A string, or the text of a number; None where there is nothing but white space."""
+    value = row.get(key)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise Malformed(f"`{key}` is {kind(value)}, not a string")
+    # All that have no number would otherwise be one group.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Malformed(f"`{key}` is not a finite number")
+    return str(value)
+
+
+def _flag(value: Any) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    # CSV has no booleans.
+    known = {"": None, "true": True, "1": True, "false": False, "0": False}
+    spelled = str(value).strip().lower()
+    if spelled not in known:
+        raise Malformed("`held_out` is neither true nor false")
+    return known[spelled]
