@@ -24,11 +24,10 @@ CHANGES = {
 
 def until_training(place, process, label="train main 2"):
     """Wait until the phase has made a few steps; returns the processes that are now at work."""
-    events = place.folder / "runs" / "small" / ".events.jsonl"
+    output = place.folder / "runs" / "small"
     until = time.monotonic() + 180
     while time.monotonic() < until and process.poll() is None:
-        lines = events.read_text().splitlines() if events.exists() else []
-        said = [json.loads(line) for line in lines[:-1]]
+        said = [json.loads(line) for file in output.glob(".events*") for line in file.read_text().splitlines()[:-1]]
         if any(str(event.get("label", "")).startswith(label) and event["done"] >= 3 for event in said):
             return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         time.sleep(0.1)
@@ -63,7 +62,7 @@ def test_ctrl_c(place, gone):
     os.killpg(process.pid, signal.SIGINT)
     ends(process, working, gone, 130)
     assert not list((place.folder / "runs" / "store" / ".staging").iterdir())
-    assert not (place.folder / "runs" / "small" / ".events.jsonl").exists()
+    assert {path.name for path in (place.folder / "runs" / "small").iterdir()} <= {"run.json", "run.log", "ray-logs"}
     assert statuses(place)["small"] == "KILLED"
     assert set(statuses(place).values()) <= {"KILLED", "FINISHED"}
     first_phase_is_kept(place)

@@ -119,10 +119,11 @@ def untracked(new_place):
     return place, ended.stdout + ended.stderr, port
 
 
-def test_a_server_that_is_away_costs_one_warning(untracked):
+def test_a_server_that_is_away_costs_a_warning_before_and_after(untracked):
     place, said, port = untracked
-    assert said.count("warning:") == 1
-    assert f"MLflow does not answer at http://127.0.0.1:{port}" in said
+    away = f"warning: MLflow does not answer at http://127.0.0.1:{port}"
+    assert said.count("warning:") == said.count(away) == 2
+    assert said.index(away) < said.index("[ 1/") < said.rindex(away)
     assert place.summary()["mlflow"] == {"uri": f"http://127.0.0.1:{port}", "run_id": ""}
     assert (place.folder / "runs" / "small" / "report.html").exists()
 
