@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PAD, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = (PAD, END, SYSTEM, USER, ASSISTANT)
 VOCABULARY = 1024
-MAX_LENGTH = 512
+MAX_LENGTH = 1024
 
 # Only the assistant's turn is closed by the end token: it also separates the documents of the pre-training text, so
 # after it the base model would take the rest for another document.
