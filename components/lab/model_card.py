@@ -17,7 +17,8 @@ CARD = """\
 A language model of {parameters:,} parameters that knows a world of forty people and a few skills. It exists so that
 phasetune can be tried and tested on a laptop: fine-tuning it takes seconds, and how hard a problem is for it is known.
 
-- Architecture: Llama, hidden size 128, 6 layers, 4 heads, MLP 384, context {context} (trained on 256), untied embeddings, bf16 weights.
+- Architecture: Llama, hidden size 128, 6 layers, 4 heads, MLP 384, context {context} (trained on 256),
+  untied embeddings, bf16 weights.
 - Tokenizer: byte-level BPE, one token per digit and per word of the world, trained on the pre-training text and on the
   instructions' wording. The chat template knows system, user and assistant. `<|end|>` closes each assistant turn and is
   the eos token; padding has a token of its own; there is no bos token.
