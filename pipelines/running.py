@@ -112,11 +112,17 @@ def _execute(spec: Spec, info: RunInfo, output_dir: Path, console: Console) -> N
     scratch, events = output_dir / f".kfp-{info.run}", output_dir / f".events-{info.run}.jsonl"
     screen = Screen(console, events, count_steps(spec))
     os.environ[EVENTS] = str(events.absolute())  # workers of Ray are in folders of their own
+    stopped: list[BaseException] = []
     try:
-        with session(output_dir / "ray-logs"), screen.following(), _into(log), _terminable():
+        with session(output_dir / "ray-logs"), screen.following(), _into(log), _stoppable(stopped):
             run_locally(spec, info.to_json(), scratch)
-    except RuntimeError as error:
-        raise _explained(screen, error, log) from error
+    except Exception as error:
+        # The step that a stop ended may be what KFP reports, rather than the stop.
+        if stopped:
+            raise stopped[0] from None
+        if isinstance(error, RuntimeError):
+            raise _explained(screen, error, log) from error
+        raise
     finally:
         os.environ.pop(EVENTS, None)
         events.unlink(missing_ok=True)
@@ -152,21 +158,26 @@ class Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    def leave(*_: object) -> NoReturn:
+def _stoppable(stopped: list[BaseException]) -> Iterator[None]:
+    """Leave in order on SIGINT and SIGTERM; what was asked is noted, as the exception may be lost on its way."""
+
+    def leave(number: int, *_: object) -> NoReturn:
+        reason = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
+        stopped.append(reason)
         # KFP waits for the step under way, which may train for hours: the steps are told to stop, as by a Ctrl-C.
         import psutil
 
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGINT)
-        raise Terminated
+        raise reason
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _versions() -> dict[str, str]:

@@ -91,7 +91,7 @@ def model_digest(path: str, memory: Path | None = None) -> str:
     Args:
         path: As `model_folder` takes it.
         memory: A folder that remembers the digests of files by path, size and time of change: every step of a run
-            asks, and reading the weights of a large model takes many seconds.
+            asks, and reading the weights of a large model takes many seconds. Its parent must exist to be used.
     """
     folder = model_folder(path)
     files = sorted({item for pattern in _READ for item in folder.glob(pattern)})
@@ -99,7 +99,7 @@ def model_digest(path: str, memory: Path | None = None) -> str:
 
 
 def _remembered_digest(path: Path, memory: Path | None) -> str:
-    if memory is None:
+    if memory is None or not memory.parent.is_dir():  # asking makes no store
         return digest_file(path)
     status = path.stat()
     note = memory / digest([str(path), status.st_size, status.st_mtime_ns])
