@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,7 +66,15 @@ def run(
     console.print(f"summary  {folder / 'summary.json'}", highlight=False)
     uri = summary["mlflow"]["uri"]
     if uri:
-        console.print(f"MLflow   {uri if uri.startswith('http') else f'phasetune ui {folder}'}", highlight=False)
+        console.print(f"MLflow   {uri if uri.startswith('http') else f'{_own_name()} ui {folder}'}", highlight=False)
+
+
+def _own_name() -> str:
+    """How the user can call this command again: by name where it is on the PATH, else by its path."""
+    called = Path(sys.argv[0])
+    if shutil.which("phasetune") is not None:
+        return "phasetune"
+    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)
 
 
 @app.command()
