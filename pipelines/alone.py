@@ -133,7 +133,10 @@ def split_alone(
     spec: SplittingSpec = _spec(splitting=splitting, curriculum={"order": "ascending"}).splitting
     _refuse_absent(scores, "scores", "`phasetune score` writes it")
     held_out = scores.parent / "held_out_scores.parquet"
-    with whole_folder(out, ["tier-*.parquet", "held_out.parquet"], last="split_report.json") as folder:
+    with (
+        whole_folder(out, ["tier-*.parquet", "held_out.parquet"], last="split_report.json") as folder,
+        working(console, "splitting"),
+    ):
         report = split(scores, held_out if held_out.exists() else None, spec, seed, folder)
     for tier in report["tiers"]:
         low, high = tier["difficulty"]["min"], tier["difficulty"]["max"]

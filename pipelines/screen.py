@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
 from components.common.errors import UserError
-from components.common.progress import EVENTS
+from components.common.progress import EVENTS, Progress
 
 _PATIENCE = 2.0
 """Seconds after which work is worth a bar."""
@@ -45,6 +46,7 @@ def working(console: Console, what: str) -> Iterator[None]:
         os.environ[EVENTS] = str(events)
         try:
             with Screen(console, events, 0).following():
+                Progress(what, 0, "")
                 yield
         finally:
             os.environ.pop(EVENTS, None)
@@ -66,8 +68,9 @@ class Screen:
         self._shown: dict[str, Any] = {}
         self._since: dict[str, float] = {}
         self._lines: dict[str, float] = {}
+        self._waiting: dict[str, dict[str, Any]] = {}
         self._warned: set[str] = set()
-        self._bars = Progress(
+        self._bars = Bars(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -89,6 +92,8 @@ class Screen:
         def follow() -> None:
             while not done.wait(0.1):
                 self._drain()
+                for event in list(self._waiting.values()):  # work that says nothing more still gets its bar
+                    self._bar(event)
 
         thread = threading.Thread(target=follow, daemon=True)
         with self._bars:
@@ -137,7 +142,9 @@ class Screen:
             self._line(event)
             return
         if label not in self._shown and time.monotonic() - since < _PATIENCE:
+            self._waiting[label] = event
             return
+        self._waiting.pop(label, None)
         if label not in self._shown:
             self._shown[label] = self._bars.add_task(label, total=event["total"] or None)
         self._bars.update(self._shown[label], completed=event["done"])
@@ -153,4 +160,4 @@ class Screen:
     def _clear(self) -> None:
         for task in self._shown.values():
             self._bars.remove_task(task)
-        self._shown, self._since = {}, {}
+        self._shown, self._since, self._waiting = {}, {}, {}

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.common.progress import Progress
 from components.common.records import RunInfo, RunRecords, StepRecord, step_name
 from components.common.step import errors_said, process_started
 from components.common.tracking import sync
@@ -32,6 +33,7 @@ def run(context: str) -> str:
     records = RunRecords(info.store, info.run)
     out = Path(info.output_dir or tempfile.mkdtemp(prefix="phasetune-report-"))
     began = time.time()
+    Progress("report", 0, "")
     summary = write_report(records, out, started)
     send(info, records, summary, out)
     seconds, work = time.time() - started, time.time() - began
