@@ -20,8 +20,9 @@ from components.common.ray_instance import FOLDER, environment
 from components.common.session import call
 
 WAIT_POLICY = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-"""Threads that spin while they wait take the cores from every other process: a small phase beside another took five
-times as long, and gained nothing where it was alone."""
+"""Threads that spin while they wait take the cores from every other process: beside other torch processes, a small
+phase took more than five times as long. Alone it is faster with them (docs/benchmarks.md): a machine that runs nothing
+else may set OMP_WAIT_POLICY=ACTIVE."""
 SESSION = "PHASETUNE_SESSION"
 """The variable that names the session's socket."""
 _LONGEST = 16

@@ -16,7 +16,7 @@ def set_reproducible(threads: int, seed: int | None = None) -> None:
     torch.set_num_threads(threads)
     # A GPU kernel without a deterministic form warns rather than fails: only the CPU's promise is bitwise.
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    # Filling every new tensor with NaN finds programs that read what they never wrote; it took half of a small phase.
+    # Filling every new tensor with NaN finds programs that read what they never wrote; it took a third of one.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a property
     if seed is not None:
         from transformers import set_seed

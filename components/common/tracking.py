@@ -37,7 +37,6 @@ __all__ = [
     "redact",
     "sync",
     "ui_command",
-    "ui_hint",
 ]
 # What the user can mend before the run begins; any other failure of a server is taken for its absence.
 _REFUSALS = (
@@ -141,8 +140,3 @@ def ui_command(tracking: TrackingSpec) -> list[str]:
     quiet()
     store = ["--backend-store-uri", uri, "--default-artifact-root", str(artifact_folder(database))]
     return [sys.executable, "-m", "mlflow", "ui", *store, "--host", "127.0.0.1", "--workers", "1"]
-
-
-def ui_hint(info: RunInfo) -> str:
-    """The command that a user types to see the run."""
-    return f"phasetune ui --output-dir {info.output_dir}"

@@ -54,14 +54,11 @@ def faults(source) -> list[str]:
 
 
 def test_components_ship_whole(product):
-    if not component_files(product):
-        pytest.skip("there is no component.py yet")
+    assert component_files(product)
     assert not [fault for source in component_files(product) for fault in faults(source)]
 
 
 def test_every_stage_is_a_component(root):
-    if not (root / "pipelines" / "phased.py").exists():
-        pytest.skip("there is no pipeline yet")
     stages = [folder for folder in (root / "components").iterdir() if (folder / "__init__.py").exists()]
     assert not [
         stage.name for stage in stages if stage.name not in ("common", "lab") and not (stage / "component.py").exists()

@@ -30,7 +30,6 @@ from components.common.tracking import (
     open_parent,
     sync,
     ui_command,
-    ui_hint,
 )
 from components.common.tracking_connect import connect
 from components.common.tracking_runs import find_runs
@@ -583,4 +582,3 @@ def test_the_pages_are_served_on_this_machine_only(folder: Path) -> None:
         ui_command(TrackingSpec(uri="http://host"))
     with pytest.raises(UserError, match="there is no MLflow database"):
         ui_command(TrackingSpec(uri="sqlite:///other.db"))
-    assert ui_hint(run_info()) == "phasetune ui --output-dir runs/study"
