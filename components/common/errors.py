@@ -32,6 +32,14 @@ class DataError(UserError):
     """The data cannot be read or is too damaged to go on."""
 
 
+class LeaseLost(UserError):
+    """Another process makes the result by now; what this one has made must not be published."""
+
+
+class Damaged(UserError):
+    """A result in the store is not what its maker left there."""
+
+
 def mendable(error: BaseException) -> UserError | None:
     """What the user can do about an error of the machine's, or None."""
     if isinstance(error, UserError):

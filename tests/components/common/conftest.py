@@ -1,0 +1,147 @@
+"""Places for stores: a folder and a bucket of a real HTTP server, and a way to that server that can be disturbed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server with one bucket, `bucket`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    boto3.client(
+        "s3", endpoint_url=address, aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1"
+    ).create_bucket(Bucket="bucket")
+    yield address
+    server.stop()
+
+
+def point_at(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where copies of what lies in S3 are kept on this machine."""
+    monkeypatch.setenv("PHASETUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def s3_place(s3_server: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty prefix of the S3 server, which the environment points at."""
+    point_at(monkeypatch, s3_server)
+    return f"s3://bucket/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place for a store, of either kind."""
+    return str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3_place")
+
+
+class Disturbance:
+    """A way to a server that fails as it is told.
+
+    Attributes:
+        address: What to ask instead of the server.
+        faults: How the next connections fail: `500` answers with that, `silent` with nothing, `cut` ends the answer
+            in its middle, `lost` passes the request on and then cuts. Taken from the front; none left: all is well.
+        seen: How many connections there were.
+    """
+
+    def __init__(self, server: str) -> None:
+        host, _, port = server.removeprefix("http://").partition(":")
+        self._server = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.faults: list[str] = []
+        self.seen = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.seen += 1
+            fault = self.faults.pop(0) if self.faults else ""
+            threading.Thread(target=self._pass_on, args=(connection, fault), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket, fault: str) -> None:
+        """One request for each connection: every one of them may fail by itself."""
+        with client:
+            client.settimeout(30)
+            request = _request(client)
+            if not request or fault == "cut-early":
+                return
+            if fault == "500":
+                client.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                return
+            if fault == "silent":
+                threading.Event().wait(3)
+                return
+            head, _, body = request.partition(b"\r\n\r\n")
+            lines = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"expect:"))]
+            with socket.create_connection(self._server) as server:
+                server.sendall(b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + body)
+                answer = b""
+                while part := server.recv(1 << 16):
+                    answer += part
+            if fault == "lost":
+                return
+            client.sendall(answer[: len(answer) * 3 // 4] if fault == "cut" else answer)
+
+
+def _request(client: socket.socket) -> bytes:
+    """A whole request with its body."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        part = client.recv(1 << 16)
+        if not part:
+            return b""
+        data += part
+    head, _, body = data.partition(b"\r\n\r\n")
+    fields = {}
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        fields[name.strip().lower()] = value.strip()
+    if fields.get(b"expect", b"").lower() == b"100-continue":
+        client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+    while len(body) < int(fields.get(b"content-length", b"0")):
+        part = client.recv(1 << 16)
+        if not part:
+            return b""
+        body += part
+    return head + b"\r\n\r\n" + body
+
+
+@pytest.fixture
+def disturbed(s3_server: str, s3_place: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disturbance]:
+    """The way to the S3 server, which the environment points at; requests time out after a second."""
+    way = Disturbance(s3_server)
+    point_at(monkeypatch, way.address)
+    monkeypatch.setenv("PHASETUNE_S3_TIMEOUT", "1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield way
+    way.close()
+    assert os.environ["AWS_ENDPOINT_URL"] == way.address
