@@ -50,7 +50,7 @@ class Example:
         group: The problem behind the wording; None where the source does not know one.
         rejected: The rejected last reply of a preference pair, else None.
         answer: The gold answer that a verifier compares with, else None.
-        verifier: The verifier's name (`exact`, `last_number`), None where the example is not verifiable.
+        verifier: The verifier's name (docs/verifiers.md), None where the example is not verifiable.
         slice: None for ordinary examples; a name for held-out examples that make a test of their own
             (`unseen_wording`) and stay out of the tiers' metrics.
         fields: Further scalar columns of the row (what the `column` scorer reads).

@@ -1,6 +1,7 @@
 """Verifiers: whether a response gives the expected answer. One definition for evaluation and for rewards.
 
-Every verifier takes time linear in the length of the response, whatever a model writes.
+Every verifier takes bounded time and memory, whatever a model writes, and none raises at a response. Those of this
+file, and `multiple_choice`, take time linear in its length; the others judge in a process of their own (`judging`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import re
 from collections import deque
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 
+from components.common import verifiers_choice, verifiers_ifeval, verifiers_math, verifiers_schema
 from components.common.errors import UserError
 
 # A minus is a sign only where nothing stands before it that it could be subtracted from: "8-3" ends in 3, "x = -3"
@@ -27,16 +30,32 @@ def verify(name: str, response: str, answer: str) -> bool:
     """Whether a response gives the answer, by the verifier of that name.
 
     Args:
-        name: One of `VERIFIERS`.
+        name: One of `VERIFIERS`. Never a function's name: an example names its verifier, and data is no code.
         response: What the model wrote.
         answer: The gold answer.
 
     Raises:
-        UserError: If there is no verifier of that name.
+        UserError: If there is no verifier of that name, it has no use for the answer, or what it needs is not there.
     """
     if name not in VERIFIERS:
-        raise UserError(f"verifier {name!r} is not known", f"use one of: {', '.join(sorted(VERIFIERS))}")
+        why = "; a function is named in a spec's `rewards`, never by an example" if ":" in name else ""
+        raise UserError(f"verifier {name[:80]!r} is not known{why}", f"use one of: {', '.join(sorted(VERIFIERS))}")
+    if (reason := _fault(name, answer)) is not None:
+        raise UserError(f"verifier {name} has no use for the answer {answer[:80]!r}: {reason}", "mend the row's answer")
     return VERIFIERS[name](response, answer)
+
+
+def fault(name: str, answer: str) -> str | None:
+    """What is wrong with an answer for a verifier, by its form alone; None where nothing is.
+
+    Args:
+        name: One of `VERIFIERS`.
+        answer: The gold answer.
+    """
+    return FAULTS[name](answer) if name in FAULTS else None
+
+
+_fault = lru_cache(maxsize=1024)(fault)
 
 
 def exact(response: str, answer: str) -> bool:
@@ -71,4 +90,17 @@ def find_number(text: str) -> Decimal | None:
     return value.copy_negate() if bool(match["minus"]) != bool(match["inner"]) else value
 
 
-VERIFIERS: dict[str, Callable[[str, str], bool]] = {"exact": exact, "last_number": last_number}
+VERIFIERS: dict[str, Callable[[str, str], bool]] = {
+    "exact": exact,
+    "last_number": last_number,
+    "boxed_math": verifiers_math.boxed_math,
+    "multiple_choice": verifiers_choice.multiple_choice,
+    "json_schema": verifiers_schema.json_schema,
+    "ifeval": verifiers_ifeval.ifeval,
+}
+FAULTS: dict[str, Callable[[str], str | None]] = {
+    "boxed_math": verifiers_math.answer_fault,
+    "multiple_choice": verifiers_choice.answer_fault,
+    "json_schema": verifiers_schema.answer_fault,
+    "ifeval": verifiers_ifeval.answer_fault,
+}

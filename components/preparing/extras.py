@@ -7,7 +7,7 @@ these names means what the format says.
 import math
 from typing import Any
 
-from components.common.verifiers import VERIFIERS
+from components.common.verifiers import VERIFIERS, fault
 from components.preparing.drafts import Draft, Malformed, Turn, kind, number, scalars
 
 EXTRAS = frozenset({"group", "answer", "verifier", "slice", "held_out", "difficulty"})
@@ -22,7 +22,7 @@ def drafted(row: dict[str, Any], found: tuple[Turn, ...], used: frozenset[str]) 
         used: The columns that are no fields: the format's own and `EXTRAS`.
 
     Raises:
-        Malformed: If an optional column is of another type, or a verifier is not known or has no answer.
+        Malformed: If an optional column is of another type, or a verifier is not known or cannot use the answer.
     """
     draft = Draft(found, fields=scalars(row, used))
     if not EXTRAS.isdisjoint(row):
@@ -43,6 +43,8 @@ def _give(draft: Draft, row: dict[str, Any]) -> None:
             raise Malformed(f"`verifier` is {draft.verifier[:40]!a}; known are {', '.join(VERIFIERS)}")
         if draft.answer is None:
             raise Malformed("`verifier` is given, but `answer` is not")
+        if (wrong := fault(draft.verifier, draft.answer)) is not None:
+            raise Malformed(f"`answer` is of no use to the verifier {draft.verifier}: {wrong}")
 
 
 def _name(row: dict[str, Any], key: str) -> str | None:

@@ -12,7 +12,13 @@ import pytest
 HEAVY = ("torch", "transformers", "trl", "ray", "mlflow", "kfp", "matplotlib", "pandas", "scipy")
 # The package that an import of another name belongs to, or that fixes the one it belongs to.
 PACKAGES = {"yaml": "pyyaml", "botocore": "boto3", "pydantic_core": "pydantic"}
-BESIDE = {"sqlalchemy": "mlflow", "huggingface_hub": "transformers", "nltk": "lm_eval", "referencing": "jsonschema"}
+BESIDE = {
+    "sqlalchemy": "mlflow",
+    "huggingface_hub": "transformers",
+    "nltk": "lm_eval",
+    "langdetect": "lm_eval",
+    "referencing": "jsonschema",
+}
 """Packages imported only to speak to the one that brings them, in whatever version it brings."""
 
 

@@ -1,7 +1,9 @@
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from components.common.errors import UserError
-from components.common.verifiers import verify
+from components.common.verifiers import VERIFIERS, verify
 
 
 @pytest.mark.parametrize(
@@ -106,4 +108,63 @@ def test_whatever_a_model_writes_is_judged_soon(response):
 def test_an_unknown_verifier_names_the_known_ones():
     with pytest.raises(UserError, match="'fuzzy' is not known") as caught:
         verify("fuzzy", "72", "72")
-    assert caught.value.remedy == "use one of: exact, last_number"
+    assert caught.value.remedy == "use one of: boxed_math, exact, ifeval, json_schema, last_number, multiple_choice"
+
+
+def test_an_example_cannot_name_a_function():
+    with pytest.raises(UserError, match="'os:system' is not known; a function is named in a spec's `rewards`"):
+        verify("os:system", "true", "")
+
+
+@pytest.mark.parametrize("name", ["multiple_choice", "json_schema", "ifeval", "boxed_math"])
+def test_an_answer_of_no_use_is_said_and_no_response_is_blamed(name):
+    with pytest.raises(UserError, match=f"verifier {name} has no use for the answer ' '"):
+        verify(name, "72", " ")
+
+
+ANSWERS = {
+    "exact": "B",
+    "last_number": "2",
+    "boxed_math": "2",
+    "multiple_choice": "B",
+    "json_schema": '{"type": "array", "items": {"type": "integer"}, "uniqueItems": true}',
+    "ifeval": '{"instruction_id_list": ["punctuation:no_comma", "detectable_format:json_format"], "kwargs": [{}, {}]}',
+}
+PIECES = [
+    "\\boxed{",
+    "}",
+    "{",
+    "(",
+    ")",
+    "B",
+    "A",
+    "answer is ",
+    "\n",
+    "```",
+    "[",
+    "]",
+    '"',
+    ",",
+    "2",
+    "^",
+    "\\frac",
+    "9",
+    "-",
+]
+
+
+@pytest.mark.parametrize("name", sorted(VERIFIERS))
+@pytest.mark.timeout(120)
+@settings(max_examples=60, deadline=None)
+@given(response=st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=30).map("".join)))
+@example(response="\x00\ud800")
+@example(response="")
+def test_no_response_makes_a_verifier_raise(name, response):
+    assert verify(name, response, ANSWERS[name]) in (True, False)
+
+
+@pytest.mark.parametrize("name", sorted(VERIFIERS))
+@pytest.mark.parametrize("piece", ["[", "{", "\\boxed{", "9^", "answer: A ", "(A)", "```", "\n\n", " ", "-", "A, or "])
+@pytest.mark.timeout(60)
+def test_a_long_response_is_judged_soon(name, piece):
+    assert verify(name, piece * (600_000 // len(piece)), ANSWERS[name]) in (True, False)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from components.common.verifiers import VERIFIERS
 from components.preparing.drafts import Draft, Malformed
 from components.preparing.formats import CONVERTERS
 
@@ -162,7 +163,16 @@ def test_extra_columns_of_our_own_forms():
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [
-        ({"verifier": "guess", "answer": "2"}, "`verifier` is 'guess'; known are exact, last_number"),
+        ({"verifier": "guess", "answer": "2"}, "`verifier` is 'guess'; known are " + ", ".join(VERIFIERS)),
+        ({"verifier": "os:system", "answer": "2"}, "`verifier` is 'os:system'; known are " + ", ".join(VERIFIERS)),
+        (
+            {"verifier": "multiple_choice", "answer": "Paris"},
+            "`answer` is of no use to the verifier multiple_choice: 'Paris' is not the letter of a choice",
+        ),
+        (
+            {"verifier": "json_schema", "answer": "{"},
+            "`answer` is of no use to the verifier json_schema: it is not JSON, so it is no JSON schema",
+        ),
         ({"verifier": "exact"}, "`verifier` is given, but `answer` is not"),
         ({"difficulty": "hard"}, "`difficulty` is not a number"),
         ({"difficulty": float("nan")}, "`difficulty` is not a number"),
