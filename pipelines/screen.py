@@ -127,6 +127,12 @@ class Screen:
                 self.failure = UserError(event["failed"], event.get("remedy", ""))
             else:
                 self.crash = event["failed"]
+        elif event.get("state") == "waiting":
+            self._console.print(
+                f"  {event['step']}: waiting for {event['holder']}, which makes {event['kind']}/{event['key'][:12]}",
+                highlight=False,
+                markup=False,
+            )
         elif event.get("state") == "done":
             self.steps += 1
             self._clear()

@@ -116,7 +116,10 @@ class Lease:
         while not self._done.wait(interval):
             record = {**self._record, "write": uuid.uuid4().hex}
             try:
-                version = self._objects.patient(interval).swap(self._name, json.dumps(record).encode(), self._version)
+                objects = self._objects.patient(interval)
+                version = objects.swap(self._name, json.dumps(record).encode(), self._version)
+                if version is None:  # a renewal whose answer was lost has been done all the same
+                    version = self._ours()
             except (UserError, OSError):
                 continue  # the store is away or full; if somebody takes over meanwhile, the next renewal tells
             if version is None:

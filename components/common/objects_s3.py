@@ -25,6 +25,7 @@ from components.common.errors import UserError
 from components.common.objects import NEW, Listed, Missing, Objects, disk_errors
 from components.common.progress import say
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 PATIENCE = "PHASETUNE_S3_PATIENCE"
@@ -98,6 +99,7 @@ class S3Objects(Objects):
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self.place = f"s3://{self.bucket}/{self._prefix}".rstrip("/")
         self._patience = float(os.environ.get(PATIENCE, "300")) if patience is None else patience
+        self._stopped = threading.Event()
 
     def patient(self, seconds: float) -> S3Objects:
         """See `Objects`."""
@@ -130,7 +132,9 @@ class S3Objects(Objects):
                 if now - failed > _QUIET:
                     say(warning=f"S3 at {self.place} is in trouble; trying again for up to {self._patience:.0f} s")
             attempt += 1
-            time.sleep(random.uniform(0, min(10.0, 0.1 * 2 ** min(attempt, 10), max(0.1, self._patience / 4))))
+            pause = random.uniform(0, min(10.0, 0.1 * 2 ** min(attempt, 10), max(0.1, self._patience / 4)))
+            if self._stopped.wait(pause):
+                raise UserError(f"S3 at {self.place}: stopped", "run the same command again")
 
     def _explained(self, error: Exception, passes: bool) -> UserError:
         said = f"{_code(error)} {error}".strip().splitlines()[0]
@@ -144,6 +148,18 @@ class S3Objects(Objects):
         if "redentials" in said or _code(error) in ("403", "AccessDenied", "InvalidAccessKeyId"):
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the account its rights"
         return UserError(f"S3 at {self.place}: {said}", remedy)
+
+    def in_threads(self, function: Callable[[A], T], items: Iterable[A], threads: int) -> list[T]:
+        """Call a function for each item, several at a time; after the first failure (or a Ctrl-C) none goes on."""
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                return list(pool.map(function, items))
+            except BaseException:
+                self._stopped.set()
+                raise
+            finally:
+                pool.shutdown(wait=True)
+                self._stopped.clear()
 
     def read(self, name: str) -> bytes | None:
         """See `Objects`."""
@@ -207,8 +223,7 @@ class S3Objects(Objects):
             return {**about, "ETag": answer["ETag"]}
 
         try:
-            with ThreadPoolExecutor(_THREADS) as pool:
-                parts = list(pool.map(send_part, range(1, math.ceil(size / part) + 1)))
+            parts = self.in_threads(send_part, range(1, math.ceil(size / part) + 1), _THREADS)
             return self._complete(named, parts, name, size)
         except BaseException:
             with contextlib.suppress(Exception):  # `gc` ends the uploads that nobody could end
@@ -243,8 +258,7 @@ class S3Objects(Objects):
             file.parent.mkdir(parents=True, exist_ok=True)
             target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
-                with ThreadPoolExecutor(_THREADS) as pool:
-                    list(pool.map(fetch_part, range(0, size, PART)))
+                self.in_threads(fetch_part, range(0, size, PART), _THREADS)
             except Exception as error:
                 if _code(error) in _CONDITION:  # deleted or replaced while we read it
                     raise Missing(name) from None

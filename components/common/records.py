@@ -7,14 +7,16 @@ listed: the report knows from the spec which steps there should be, and says whi
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from components.common.curriculum import MAIN
+from components.common.objects import open_objects
 from components.common.spec import Spec
 
+RUNS = "runs"
+"""Where the records lie in the store."""
 BASE = "base"
 
 
@@ -100,29 +102,37 @@ def step_name(stage: str, curriculum: str = "", index: int = 0, seed: int | None
 
 
 class RunRecords:
-    """The records of one run, in a folder under the store.
+    """The records of one run, under the store.
 
     Args:
-        store: The store's folder.
+        store: The store's place: a folder or `s3://bucket/prefix`.
         run: The run's id.
     """
 
     def __init__(self, store: str | Path, run: str) -> None:
-        self.folder = Path(store).absolute() / "runs" / run
+        self._objects = open_objects(store)
+        self._run = run
+
+    def _name(self, step: str) -> str:
+        return f"{RUNS}/{self._run}/{step}.json"
 
     def _write(self, name: str, text: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".{name}.{os.getpid()}"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.folder / f"{name}.json")
+        self._objects.write(self._name(name), text.encode())
 
     def open(self, info: RunInfo) -> None:
         """Record what the run is."""
         self._write("run", info.to_json())
 
     def info(self) -> RunInfo:
-        """What the run is."""
-        return RunInfo.from_json((self.folder / "run.json").read_text(encoding="utf-8"))
+        """What the run is.
+
+        Raises:
+            FileNotFoundError: If there is no such run.
+        """
+        data = self._objects.read(self._name("run"))
+        if data is None:
+            raise FileNotFoundError(f"there is no record of the run {self._run} in {self._objects.place}")
+        return RunInfo.from_json(data.decode())
 
     def write(self, record: StepRecord) -> None:
         """Record a step; a repeated step replaces its record."""
@@ -130,7 +140,5 @@ class RunRecords:
 
     def read(self, step: str) -> StepRecord | None:
         """A step's record, or None where the step has not finished."""
-        try:
-            return StepRecord(**json.loads((self.folder / f"{step}.json").read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
+        data = self._objects.read(self._name(step))
+        return None if data is None else StepRecord(**json.loads(data))

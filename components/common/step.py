@@ -12,17 +12,18 @@ from typing import Any, ParamSpec
 
 from components.common.errors import mendable
 from components.common.launcher import launch
+from components.common.lease import Lease, acquire, describe, held
 from components.common.progress import say
 from components.common.records import RunInfo, RunRecords, StepRecord
 from components.common.spec import Spec
-from components.common.store import Entry, Kind, Store
+from components.common.store import Entry, Kind, Store, reading
 
 P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A result that one step hands to another: its key, its folder, and for a phase the key of what it started from."""
+    """A result that one step hands to another: its key, and where it lies."""
 
     key: str
     uri: str
@@ -38,8 +39,12 @@ class Reference:
 
     @property
     def folder(self) -> Path:
-        """Its folder."""
-        return Path(self.uri)
+        """A local folder with its files, verified; of S3 a copy, fetched when it is first asked for.
+
+        Raises:
+            Damaged: If the files are not what their maker left there; the result is set aside for a rerun to make.
+        """
+        return reading(self.uri)
 
 
 def process_started() -> float:
@@ -74,6 +79,9 @@ class Step:
         context: The run, as `RunInfo.to_json` gives it.
         name: The step's name, see `records.step_name`.
         started: Unix time at which it began; the start of this process where absent.
+
+    Attributes:
+        lease: While a result is made, the lease that it is made under: its token goes to whatever writes checkpoints.
     """
 
     def __init__(self, context: str, name: str, started: float | None = None) -> None:
@@ -83,30 +91,68 @@ class Step:
         self.store = Store(self.info.store)
         self.records = RunRecords(self.info.store, self.info.run)
         self._started = process_started() if started is None else started
-        self._work = 0.0
+        self.lease: Lease | None = None
+        self._work = self._waited = 0.0
         say(step=name, state="started")
 
-    def find_or_make(self, kind: Kind, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Entry, bool]:
-        """The result under a key, made if it is not there.
+    def find_or_make(
+        self,
+        kind: Kind,
+        key: str,
+        make: Callable[[Path], dict[str, Any]],
+        published: Callable[[], None] | None = None,
+    ) -> tuple[Entry, bool]:
+        """The result under a key, made if it is not there; where another process makes it, its result is waited for.
 
         Args:
             kind: Of the result.
             key: Of the result.
             make: Fills an empty folder and returns what the manifest records beside the files.
+            published: Called when the result is in the store, still under the lease.
 
         Returns:
             The entry, and whether it was found.
+
+        Raises:
+            LeaseLost: If this process gave no sign of life for so long that another took over.
         """
-        entry = self.store.find(kind, key)
-        if entry is not None:
-            return entry, True
-        info: dict[str, Any] = {}
-        with self.store.make(kind, key, info) as folder:
-            info.update(make(folder))
+        lease = None
+        while lease is None:
+            entry = self.store.whole(kind, key)
+            if entry is not None:
+                return entry, True
+            lease = self._lease(kind, key)
+        with held(lease):
+            entry = self.store.whole(kind, key)  # another may have made it while we came to the lease
+            if entry is not None:
+                return entry, True
+            self.lease = lease
+            info: dict[str, Any] = {}
+            try:
+                with self.store.make(kind, key, info, lease) as folder:
+                    info.update(make(folder))
+                if published is not None:
+                    published()
+            finally:
+                self.lease = None
         made = self.store.find(kind, key)
         if made is None:
             raise AssertionError(f"{kind}/{key} was made and is not there")
         return made, False
+
+    def _lease(self, kind: Kind, key: str) -> Lease | None:
+        """The lease of a result; None where another process made the result while we waited for it."""
+
+        def waits(holder: dict[str, Any]) -> None:
+            say(step=self.name, state="waiting", kind=kind, key=key, holder=describe(holder))
+
+        began = time.time()
+        try:
+            return acquire(
+                self.store.objects, kind, key, self.info.run, lambda: self.store.find(kind, key) is not None, waits
+            )
+        finally:
+            self._waited += time.time() - began
 
     def heavy(self, target: str, **arguments: Any) -> Any:
         """Call a heavy function where heavy work belongs; what its start took counts as overhead."""
@@ -127,7 +173,7 @@ class Step:
     def finish(self, entry: Entry, reused: bool, info: dict[str, Any]) -> str:
         """Leave the record, and return the reference for the next step."""
         seconds = time.time() - self._started
-        overhead = max(0.0, seconds - self._work)
+        overhead = max(0.0, seconds - self._work - self._waited)
         self.records.write(StepRecord(self.name, entry.kind, entry.key, entry.uri, reused, seconds, overhead, info))
         say(step=self.name, state="done", seconds=seconds, reused=reused)
         return Reference(entry.key, entry.uri).to_json()

@@ -1,32 +1,31 @@
 """The store: one finished result per key, and the only cache there is.
 
 An entry is the folder `<kind>/<key>/` with a `manifest.json` that is written last and lists every file with its
-size and SHA-256. Without a manifest the entry does not exist. A result is made in a staging folder on the same
-file system and moved into place whole, so a killed process leaves nothing that could be taken for a result.
+size and SHA-256. Without a manifest the entry does not exist. In a folder, a result is made in a staging folder on the
+same file system and moved into place whole; in S3 its files go below a name of their own and the manifest names it.
+Either way a killed process leaves nothing that could be taken for a result. See docs/store.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
-import os
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from components.common.digests import digest_file
-from components.common.errors import UserError
+from components.common.errors import Damaged, UserError
+from components.common.lease import Lease
+from components.common.objects import Objects, open_objects
+from components.common.progress import say
+from components.common.store_entries import KINDS, MANIFEST, STAGING, Entries, Kind, Manifest
+from components.common.store_local import LocalEntries
 
-Kind = Literal["prepared", "scores", "splits", "phases", "evaluations"]
-MANIFEST = "manifest.json"
-_RENAMES = 100
-"""Attempts to put a result into its place while others do the same."""
+__all__ = ["KINDS", "MANIFEST", "Entry", "Kind", "Store", "folder_of", "reading"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +35,49 @@ class Entry:
     Attributes:
         kind: What it is.
         key: The digest of everything that determines it.
-        path: Its folder.
+        uri: Where its files lie, for another process: a folder, or an S3 prefix.
         info: What the maker recorded in the manifest (counts, metrics, seconds).
+        manifest: All of the manifest.
     """
 
     kind: Kind
     key: str
-    path: Path
+    uri: str
     info: dict[str, Any]
+    manifest: Manifest = field(repr=False)
+    _entries: Entries = field(repr=False, compare=False)
 
     @property
-    def uri(self) -> str:
-        """Where it is, for another process."""
-        return str(self.path)
+    def path(self) -> Path:
+        """A local folder with its files, verified; of S3 a copy, which is fetched when it is first asked for.
+
+        Raises:
+            Damaged: If the files are not what the maker left there.
+        """
+        return self._entries.folder(self.manifest)
 
 
 class Store:
-    """A store in a local folder.
+    """A store in a local folder or below an S3 prefix.
 
     Args:
-        root: The folder; made when the first result is.
+        root: The folder, made when the first result is; or `s3://bucket/prefix`.
+
+    Attributes:
+        place: The folder, absolute, or `s3://bucket/prefix`.
+        root: The local folder: the store itself, or the copies of what lies in S3.
+        objects: What lies beside the entries: leases, checkpoints, records.
+        entries: The entries.
 
     Raises:
-        UserError: If the location is not one that this version can use.
+        UserError: If the location is neither.
     """
 
     def __init__(self, root: str | Path) -> None:
-        if "://" in str(root):
-            raise UserError(f"store: {root!r} is not a folder", "give a local folder, e.g. `store: runs/store`")
-        self.root = Path(root).absolute()
+        self.entries = _entries(root)
+        self.objects: Objects = self.entries.objects
+        self.place: str = self.objects.place
+        self.root: Path = self.entries.local
 
     @property
     def memory(self) -> Path:
@@ -72,25 +85,47 @@ class Store:
         return self.root / ".digests"
 
     def path(self, kind: Kind, key: str) -> Path:
-        """The folder of an entry, whether it exists or not."""
+        """The folder of an entry of a store in a folder, whether it exists or not."""
         return self.root / kind / key
 
     def find(self, kind: Kind, key: str) -> Entry | None:
-        """The finished result under a key, or None."""
-        folder = self.path(kind, key)
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            info, _ = dict(manifest["info"]), manifest["files"]
-        except (FileNotFoundError, NotADirectoryError):
+        """The finished result under a key, or None; nothing is moved or read but its manifest.
+
+        Raises:
+            Damaged: If the manifest cannot be read.
+        """
+        manifest = self.entries.manifest(kind, key)
+        return None if manifest is None else self.entry(manifest)
+
+    def entry(self, manifest: Manifest) -> Entry:
+        """The entry of a manifest."""
+        return Entry(manifest.kind, manifest.key, self.entries.uri(manifest), manifest.info, manifest, self.entries)
+
+    def whole(self, kind: Kind, key: str) -> Entry | None:
+        """The finished result under a key, its files looked after; a damaged one is named and set aside, then None."""
+        raw = self.entries.raw_manifest(kind, key)
+        if raw is None:
             return None
-        except (ValueError, KeyError, TypeError) as error:  # not text, not JSON, or not a manifest
-            raise UserError(
-                f"the manifest of {folder} is damaged: {error!r}", f"delete the folder {folder}; it is made again"
-            ) from error
-        return Entry(kind, key, folder, info)
+        try:
+            entry = self.find(kind, key)
+            found = [] if entry is None else self.entries.faults(entry.manifest)
+            if entry is not None and found:  # once more: it may have been moved away and back while we looked
+                found = self.entries.faults(entry.manifest)
+        except Damaged as error:
+            entry, found = None, [error.message]
+        if found:
+            self.set_aside(kind, key, raw, found[0])
+            return None
+        return entry
+
+    def set_aside(self, kind: Kind, key: str, raw: bytes, reason: str) -> None:
+        """Take a damaged entry out of the way and tell the user; one that was made again meanwhile stays."""
+        where = self.entries.set_aside(kind, key, raw)
+        if where is not None:
+            say(warning=f"{kind}/{key[:12]} in the store is damaged ({reason}): it is made again; the old one: {where}")
 
     @contextmanager
-    def make(self, kind: Kind, key: str, info: dict[str, Any]) -> Iterator[Path]:
+    def make(self, kind: Kind, key: str, info: dict[str, Any], lease: Lease | None = None) -> Iterator[Path]:
         """Make a result: yields an empty folder, and publishes it under the key when the block ends cleanly.
 
         `info` is read when the block ends, so the block may fill it. If another process published the same key
@@ -98,63 +133,22 @@ class Store:
 
         Raises:
             UserError: If the disk is full.
+            LeaseLost: If the lease under which it is made was taken over; nothing is published then.
         """
-        staging = self.root / ".staging" / f"{kind}-{key[:12]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
-            staging.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(
-                f"the store {self.root} cannot be written: {error.strerror}", "set `store` to a folder of yours"
-            ) from error
-        try:
-            yield staging
-            self._publish(staging, kind, key, info)
+            with self.entries.staging(kind, key) as staging:
+                yield staging
+                self.entries.publish(staging, kind, key, info, lambda: None if lease is None else lease.check())
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise UserError(
                 f"the disk of the store {self.root} is full", "free some space there, or set `store` to another disk"
             ) from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-    def _publish(self, staging: Path, kind: Kind, key: str, info: dict[str, Any]) -> None:
-        files = {
-            str(path.relative_to(staging)): {"size": path.stat().st_size, "sha256": digest_file(path)}
-            for path in sorted(staging.rglob("*"))
-            if path.is_file()
-        }
-        manifest = {"kind": kind, "key": key, "created": time.time(), "files": files, "info": info}
-        with (staging / MANIFEST).open("w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        target = self.path(kind, key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(_RENAMES):
-            try:
-                staging.rename(target)
-                return
-            except OSError as error:
-                if self.find(kind, key) is not None:
-                    return
-                # Something was in the way; by now another maker may have set it aside, which is no reason to stop.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise
-            # A folder without a manifest is no result: it is set aside, never mixed with ours. Another maker may be
-            # doing the same at this moment, and even have put its result there: then that goes back, and stays.
-            aside = self.root / ".staging" / f"broken-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            with contextlib.suppress(OSError):
-                target.rename(aside)
-                if (aside / MANIFEST).exists():
-                    aside.rename(target)
-        raise OSError(f"{target} cannot be replaced")
 
     def files(self, entry: Entry) -> dict[str, dict[str, Any]]:
         """The entry's files with `size` (bytes) and `sha256`, from its manifest."""
-        manifest = json.loads((entry.path / MANIFEST).read_text(encoding="utf-8"))
-        files: dict[str, dict[str, Any]] = manifest["files"]
-        return files
+        return entry.manifest.files
 
     def clear_staging(self, older_than: float = 86400.0) -> int:
         """Delete staging folders older than so many seconds that no living process of this machine owns.
@@ -162,13 +156,81 @@ class Store:
         Returns:
             How many.
         """
+        stale = self.stale_staging(older_than)
+        for folder in stale:
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(stale)
+
+    def stale_staging(self, older_than: float = 86400.0) -> list[Path]:
+        """What `clear_staging` deletes."""
         import psutil
 
-        count = 0
-        for folder in sorted((self.root / ".staging").glob("*")):
+        stale = []
+        for folder in sorted((self.root / STAGING).glob("*")):
             owner = folder.name.rpartition("-")[0].rpartition("-")[2]
             owned = owner.isdecimal() and psutil.pid_exists(int(owner)) and not folder.name.startswith("broken-")
-            if not owned and time.time() - folder.stat().st_mtime > older_than:
-                shutil.rmtree(folder, ignore_errors=True)
-                count += 1
-        return count
+            with contextlib.suppress(FileNotFoundError):
+                if not owned and time.time() - folder.stat().st_mtime > older_than:
+                    stale.append(folder)
+        return stale
+
+
+def _entries(root: str | Path) -> Entries:
+    if str(root).startswith("s3://"):
+        from components.common.store_s3 import S3Entries
+
+        return S3Entries(str(root))
+    open_objects(root)  # refuses what is neither
+    return LocalEntries(Path(root))
+
+
+def located(uri: str) -> tuple[str, Kind, str]:
+    """The store's place, the kind and the key of an entry's URI (`Entry.uri`)."""
+    parts = uri.split("/")
+    if uri.startswith("s3://"):
+        parts = parts[:-1]  # the attempt
+    *place, kind, key = parts
+    return "/".join(place), _kind(kind), key
+
+
+def _kind(name: str) -> Kind:
+    for kind in KINDS:
+        if kind == name:
+            return kind
+    raise ValueError(f"{name!r} is no kind of result")
+
+
+def folder_of(uri: str) -> Path | None:
+    """A local folder with the files of an entry's URI, which is the folder itself unless the store is in S3.
+
+    Returns:
+        The folder, there or not; None where S3 has no such entry.
+    """
+    if not uri.startswith("s3://"):
+        return Path(uri)
+    place, kind, key = located(uri)
+    entry = Store(place).find(kind, key)
+    return None if entry is None else entry.path
+
+
+def reading(uri: str) -> Path:
+    """A local folder with the files of an entry's URI, verified for a step that works with them.
+
+    Raises:
+        Damaged: If they are not what their maker left there; the entry is set aside, so that a rerun makes it again.
+        UserError: If it is not there.
+    """
+    if not uri.startswith("s3://") and not (Path(uri) / MANIFEST).exists():
+        return Path(uri)  # a stage's result on its own, outside any store
+    place, kind, key = located(uri)
+    store = Store(place)
+    raw = store.entries.raw_manifest(kind, key)
+    try:
+        entry = store.find(kind, key)
+        if entry is None:
+            raise UserError(f"{uri} is not in the store any more", "run the same command again: it is made again")
+        return entry.path
+    except Damaged as error:
+        if raw is not None:
+            store.set_aside(kind, key, raw, error.message)
+        raise Damaged(error.message, "run the same command again: it is made again") from error

@@ -29,6 +29,7 @@ def measure_job(spec: Spec, model: str, held_out: Path, label: str) -> dict[str,
         "model_spec": spec.model.model_dump(mode="json"),
         "held_out": str(held_out),
         "evaluation": spec.evaluation.model_dump(mode="json"),
+        "without_selection": spec.curriculum.selects,
         "max_length": spec.curriculum.sft.max_length,
         "seed": spec.data_seed,
         "bootstrap_seed": seed_for(spec.data_seed, "bootstrap"),
@@ -55,7 +56,6 @@ def run(context: str, split: str, phase: str, curriculum: str, index: int, seed:
     if tiers is None:
         raise AssertionError("an evaluation needs a split")
     held_out = tiers.folder / "held_out.parquet"
-    model = spec.model.path if trained is None else str(trained.folder / "model")
     model_key = model_digest(spec.model.path, step.store.memory) if trained is None else trained.key
     key = evaluation_key(spec, model_key, held_out_digest(held_out))
 
@@ -65,6 +65,7 @@ def run(context: str, split: str, phase: str, curriculum: str, index: int, seed:
                 "the held-out part is empty, so nothing can be evaluated",
                 "raise `data.held_out.fraction` or give `data.held_out.sources`",
             )
+        model = spec.model.path if trained is None else str(trained.folder / "model")
         label = "evaluate base" if curriculum == BASE else f"evaluate {curriculum} {index}"
         job = {**measure_job(spec, model, held_out, label), "out": str(folder)}
         result: dict[str, Any] = step.heavy("components.evaluation.measure:measure", job=job)

@@ -26,4 +26,4 @@ def run(context: str) -> str:
         return {"ledger": ledger.to_dict(), "sources": json.loads((folder / "sources.json").read_text("utf-8"))}
 
     entry, reused = step.find_or_make("prepared", key, make)
-    return step.finish(entry, reused, {**entry.info, "rejected_file": str(entry.path / "rejected.jsonl")})
+    return step.finish(entry, reused, {**entry.info, "rejected_file": f"{entry.uri}/rejected.jsonl"})

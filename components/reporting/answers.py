@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from components.common.digests import hash_order
 from components.common.records import StepRecord
+from components.common.store import folder_of
 from components.reporting.measures import ACCURACY, Measure
 
 EXAMPLES = "examples.parquet"
@@ -76,10 +76,10 @@ class Answers:
 def _columns(record: StepRecord, names: list[str]) -> dict[str, list[Any]] | None:
     import pyarrow.parquet as pq
 
-    path = Path(record.uri) / EXAMPLES
-    if not path.is_file():
+    folder = folder_of(record.uri)
+    if folder is None or not (folder / EXAMPLES).is_file():
         return None
-    columns: dict[str, list[Any]] = pq.read_table(path, columns=names).to_pydict()
+    columns: dict[str, list[Any]] = pq.read_table(folder / EXAMPLES, columns=names).to_pydict()
     return columns
 
 

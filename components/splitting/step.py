@@ -20,10 +20,9 @@ def run(context: str, scores: str, seed: int) -> str:
         raise AssertionError("a split needs scores")
 
     def make(folder: Path) -> dict[str, Any]:
-        held_out = scored.folder / "held_out_scores.parquet"
-        report: dict[str, Any] = step.light(
-            lambda: split(scored.folder / "scores.parquet", held_out, step.spec.splitting, seed, folder)
-        )
+        read = scored.folder
+        examples, held_out = read / "scores.parquet", read / "held_out_scores.parquet"
+        report: dict[str, Any] = step.light(lambda: split(examples, held_out, step.spec.splitting, seed, folder))
         return report
 
     entry, reused = step.find_or_make("splits", splits_key(step.spec, scored.key, seed), make)

@@ -221,8 +221,10 @@ def test_a_store_that_is_a_file_is_said(tmp_path):
 
 
 def test_a_store_elsewhere_is_refused():
-    with pytest.raises(UserError, match="'s3://bucket/store' is not a folder"):
-        Store("s3://bucket/store")
+    with pytest.raises(UserError, match="'gs://bucket/store' is neither a folder nor S3"):
+        Store("gs://bucket/store")
+    with pytest.raises(UserError, match="names no bucket"):
+        Store("s3://")
 
 
 def test_clearing_spares_what_is_young_or_has_a_living_maker(store):
