@@ -6,15 +6,21 @@ that tests hold the trainer to, and its digest is the data's part of the phase's
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from components.common.digests import hash_order
-from components.common.spec import OnlyControl, PhaseSpec, SftOverrides, SftSettings, Spec
+from components.common.spec import OnlyControl, Spec
+from components.common.spec_base import Source
+from components.common.spec_phases import SETTINGS, GenerateSpec, GrpoSettings, Method, PhaseSpec, Settings, SftSettings
 
 MAIN = "main"
+OWN = 0
+"""Stands for the phase's own data where a tier's number is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +28,7 @@ class Portion:
     """What one tiered phase trains on.
 
     Attributes:
-        tiers: Its tiers.
+        tiers: Its tiers; `OWN` is the phase's own data.
         epochs: Passes over them.
         replay: Share of the phase's examples drawn from `seen`.
         seen: The tiers of the phases before it.
@@ -49,22 +55,51 @@ class PhasePlan:
         settings: The resolved hyperparameters.
         chunk: See `arrangement`.
         pool: The tiers whose examples `random` deals anew: those that the curriculum trains on.
+        data: The sources of the phase's own data; empty where it trains on tiers.
+        generate: How the phase makes its preference pairs, if it does.
     """
 
     curriculum: str
     index: int
     name: str
-    method: str
+    method: Method
     portions: tuple[Portion, ...]
     arrangement: Literal["tiers", "random", "shuffled", "chunk"]
-    settings: SftSettings
+    settings: Settings
     chunk: int = 0
     pool: tuple[int, ...] = ()
+    data: tuple[Source, ...] = ()
+    generate: GenerateSpec | None = None
 
     @property
     def tiers(self) -> list[int]:
-        """The tiers whose examples it sees, sorted."""
-        return sorted({tier for portion in self.portions for tier in portion.tiers})
+        """The tiers whose examples it sees, sorted; none where it has data of its own."""
+        return sorted({tier for portion in self.portions for tier in portion.tiers} - {OWN})
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; `from_json` makes the plan of them again."""
+        return {
+            **asdict(replace(self, data=(), generate=None)),
+            "settings": self.settings.model_dump(mode="json"),
+            "data": [source.model_dump(mode="json") for source in self.data],
+            "generate": None if self.generate is None else self.generate.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> PhasePlan:
+        """The inverse of `to_json`."""
+        portions = [Portion(tuple(p["tiers"]), p["epochs"], p["replay"], tuple(p["seen"])) for p in value["portions"]]
+        generate = value["generate"]
+        return cls(
+            **{
+                **value,
+                "portions": tuple(portions),
+                "settings": SETTINGS[value["method"]].model_validate(value["settings"]),
+                "pool": tuple(value["pool"]),
+                "data": tuple(Source.model_validate(source) for source in value["data"]),
+                "generate": None if generate is None else GenerateSpec.model_validate(generate),
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +139,12 @@ def phase_specs(spec: Spec, seed: int) -> list[PhaseSpec]:
     ]
 
 
-def _settings(shared: SftSettings, phase: PhaseSpec) -> SftSettings:
-    given = {name: getattr(phase, name) for name in SftOverrides.model_fields}
-    return shared.model_copy(update={name: value for name, value in given.items() if value is not None})
+def _name(phase: PhaseSpec, random: bool) -> str:
+    name = phase.name
+    if name is None:
+        tiers = "tier-" + "-".join(str(tier) for tier in phase.tiers)
+        name = tiers if phase.method == "sft" and phase.tiers else phase.method
+    return name.replace("tier-", "random-") if random else name
 
 
 def _tiered(
@@ -115,12 +153,14 @@ def _tiered(
     plans: list[PhasePlan] = []
     seen = [tier for plan in before for tier in plan.tiers]
     for place, phase in enumerate(phases, len(before) + 1):
-        settings = _settings(spec.curriculum.sft, phase)
+        settings = phase.resolved(spec.curriculum.shared(phase.method))
+        if place == 1:  # there is nothing to carry over yet
+            settings = settings.model_copy(update={"carry": "none"})
         replayed = tuple(sorted(set(seen) - set(phase.tiers)))
-        portion = Portion(tuple(phase.tiers), settings.epochs, phase.replay if replayed else 0.0, replayed)
-        name = phase.name or "tier-" + "-".join(str(tier) for tier in phase.tiers)
-        name = name.replace("tier-", "random-") if random else name
-        plans.append(PhasePlan(curriculum, place, name, phase.method, (portion,), "tiers", settings))
+        tiers = tuple(phase.tiers) or (OWN,)
+        portion = Portion(tiers, settings.epochs, phase.replay if replayed else 0.0, replayed)
+        plan = PhasePlan(curriculum, place, _name(phase, random), phase.method, (portion,), "tiers", settings)
+        plans.append(replace(plan, data=tuple(phase.data), generate=phase.generate))
         seen += phase.tiers
     if random:
         pool = tuple(sorted(set(seen)))
@@ -134,9 +174,13 @@ def _agreed(shared: SftSettings, plans: Sequence[PhasePlan]) -> SftSettings:
     same = [
         name
         for name in SftSettings.model_fields
-        if all(getattr(plan.settings, name) == getattr(first, name) for plan in plans)
+        if name != "carry" and all(getattr(plan.settings, name) == getattr(first, name) for plan in plans)
     ]
     return shared.model_copy(update={name: getattr(first, name) for name in same})
+
+
+def _restarted(settings: Settings) -> Settings:
+    return settings.model_copy(update={"carry": "none"})
 
 
 def _control(control: str | OnlyControl, spec: Spec, phases: list[PhaseSpec]) -> list[PhasePlan]:
@@ -146,10 +190,10 @@ def _control(control: str | OnlyControl, spec: Spec, phases: list[PhaseSpec]) ->
     if control == "random_tiers":
         return _tiered(name, spec, phases, random=True)
     if control == "one_off":
-        return [PhasePlan(name, 1, "all-tiers", "sft", portions, "shuffled", _agreed(shared, main))]
+        return [PhasePlan(name, 1, "all-tiers", "sft", portions, "shuffled", _restarted(_agreed(shared, main)))]
     if control == "one_off_restarts":
         return [
-            PhasePlan(name, plan.index, f"mix-{plan.index}", "sft", portions, "chunk", plan.settings, place)
+            PhasePlan(name, plan.index, f"mix-{plan.index}", "sft", portions, "chunk", _restarted(plan.settings), place)
             for place, plan in enumerate(main)
         ]
     hardest = max(tier for phase in phases for tier in phase.tiers)
@@ -217,6 +261,8 @@ def sequence(plan: PhasePlan, tiers: Mapping[int, Sequence[str]], seed: int) -> 
     """
     dealt = _random_tiers(tiers, plan.pool, seed) if plan.arrangement == "random" else tiers
     members = [_members(portion, dealt, seed) for portion in plan.portions]
+    if isinstance(plan.settings, GrpoSettings):
+        return _prompts(plan.settings, [item for ids in members for item in ids], seed)
     most = max(portion.epochs for portion in plan.portions)
     everything: list[str] = []
     for epoch in range(most):
@@ -227,3 +273,40 @@ def sequence(plan: PhasePlan, tiers: Mapping[int, Sequence[str]], seed: int) -> 
     sizes = [len(ids) * portion.epochs for portion, ids in zip(plan.portions, members, strict=True)]
     start = sum(sizes[: plan.chunk])
     return everything[start : start + sizes[plan.chunk]]
+
+
+def _prompts(settings: GrpoSettings, ids: list[str], seed: int) -> list[str]:
+    """Whole steps of prompts: passes in ever new orders, cut where the last step is full."""
+    if not ids:
+        return []
+    steps = settings.steps or math.ceil(settings.epochs * len(ids) / settings.batch_size)
+    wanted = steps * settings.batch_size
+    passes = (_shuffled(ids, seed, epoch) for epoch in range(math.ceil(wanted / len(ids))))
+    return list(itertools.islice(itertools.chain.from_iterable(passes), wanted))
+
+
+def steps_of(settings: Settings, sequence_length: int) -> int:
+    """Optimizer steps of a phase."""
+    return math.ceil(sequence_length / settings.batch_size)
+
+
+def schedule_spans(plans: Sequence[PhasePlan], steps: Sequence[int]) -> list[tuple[int, int]]:
+    """Where each phase stands on its learning-rate schedule: (steps before it, steps of the whole schedule).
+
+    A phase that carries the optimizer goes on with its parent's schedule, so the first of such a chain already knows
+    how long the schedule is.
+
+    Args:
+        plans: The phases of one curriculum.
+        steps: Optimizer steps of each.
+    """
+    spans: list[tuple[int, int]] = []
+    for place in range(len(plans)):
+        first = place
+        while first and plans[first].settings.carry == "optimizer":
+            first -= 1
+        last = place
+        while last + 1 < len(plans) and plans[last + 1].settings.carry == "optimizer":
+            last += 1
+        spans.append((sum(steps[first:place]), sum(steps[first : last + 1])))
+    return spans

@@ -5,18 +5,18 @@ Names of runs and controls, tracking, storage and logging never enter. `prepared
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from components.common.curriculum import PhasePlan
+from components.common.curriculum import PhasePlan, steps_of
 from components.common.digests import digest, digest_lines, seed_for
 from components.common.spec import Spec
 
 SCORING_VERSION = 1
 SPLITTING_VERSION = 1
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 EVALUATION_VERSION = 1
 """Raised when a stage's code changes what it makes; results made before are then no longer found."""
 
@@ -24,9 +24,13 @@ MODEL_METHODS = ("loss", "ifd")
 """The scoring methods that ask a model."""
 
 
-def versions() -> dict[str, str]:
-    """The packages whose version can change a number."""
-    return {name: version(name) for name in ("torch", "transformers", "accelerate", "trl", "tokenizers")}
+def versions(*more: str) -> dict[str, str]:
+    """The packages whose version can change a number; of `more`, those that are installed."""
+    found = {name: version(name) for name in ("torch", "transformers", "accelerate", "trl", "tokenizers")}
+    for name in more:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _machine(spec: Spec) -> dict[str, Any]:
@@ -76,42 +80,59 @@ def splits_key(spec: Spec, scores: str, seed: int) -> str:
     )
 
 
-def phase_key(spec: Spec, plan: PhasePlan, order: Sequence[str], parent: str, seed: int) -> str:
+def phase_key(
+    spec: Spec,
+    plan: PhasePlan,
+    order: Sequence[str],
+    parent: str,
+    seed: int,
+    span: tuple[int, int] | None = None,
+    selection: str | None = None,
+) -> str:
     """Key of a phase.
 
     Args:
         spec: The run's spec.
-        plan: The phase; of it only the method and the hyperparameters enter.
+        plan: The phase; of it only the method, the hyperparameters and how it makes its data enter.
         order: The ids of the examples in the promised order; ids are digests of content.
         parent: The parent phase's key, or the base model's digest.
         seed: The run's seed.
+        span: The phase's place on a schedule that it shares with other phases, see `curriculum.schedule_spans`.
+        selection: Digest of the examples that its checkpoint is selected on, if it is selected.
     """
-    settings = asdict_settings(plan)
-    del settings["epochs"]  # the sequence holds them
+    settings, compute = plan.settings.model_dump(mode="json"), spec.compute
+    for name in ("epochs", "steps"):  # the sequence holds them
+        settings.pop(name, None)
+    adapter = spec.model.adapter
+    if adapter is None:
+        del settings["adapter"]
+    if span == (0, steps_of(plan.settings, len(order))):
+        span = None
+    extra = [*(["peft"] if adapter else []), *(["liger-kernel"] if compute.liger else [])]
+    if adapter and adapter.quantize != "none":
+        extra.append("bitsandbytes")
+    if compute.strategy == "deepspeed_zero3":
+        extra.append("deepspeed")
+    if plan.method == "grpo" and compute.gpus_per_worker and settings["generator"] != "transformers":
+        extra.append("vllm")
     return digest(
         {
             "version": TRAINING_VERSION,
             "parent": parent,
             "method": plan.method,
             "data": digest_lines(order),
+            "generate": None if plan.generate is None else plan.generate.model_dump(mode="json"),
             "settings": settings,
-            "selection": "last",
+            "adapter": None if adapter is None else adapter.model_dump(mode="json"),
+            "span": span,
+            "selection": selection,
             "seed": seed_for(seed, "training"),
-            "world_size": spec.compute.workers,
-            "strategy": "ddp",
-            "machine": _machine(spec),
+            "world_size": compute.workers,
+            "strategy": compute.strategy,
+            "liger": compute.liger,
+            "machine": {**_machine(spec), "versions": versions(*extra)},
         }
     )
-
-
-def asdict_settings(plan: PhasePlan) -> dict[str, Any]:
-    """A phase's hyperparameters as JSON values."""
-    return plan.settings.model_dump(mode="json")
-
-
-def plan_json(plan: PhasePlan) -> dict[str, Any]:
-    """A phase's plan as JSON values."""
-    return {**asdict(plan), "settings": asdict_settings(plan)}
 
 
 def evaluation_key(spec: Spec, model: str, held_out: str) -> str:
@@ -128,6 +149,7 @@ def evaluation_key(spec: Spec, model: str, held_out: str) -> str:
             "model": model,
             "held_out": held_out,
             "settings": spec.evaluation.model_dump(mode="json"),
+            "without_selection": spec.curriculum.selects,
             "max_length": spec.curriculum.sft.max_length,
             "seed": seed_for(spec.data_seed, "bootstrap"),
             "machine": _machine(spec),

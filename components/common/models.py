@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.common.adapters import STACK, merge, read_stack
 from components.common.digests import digest, digest_file
 from components.common.errors import UserError
 from components.common.spec import ModelSpec
@@ -42,7 +43,7 @@ def model_folder(path: str) -> Path:
         folder = _from_hub(path)
     if not (folder / "config.json").is_file():
         raise UserError(f"the model folder {folder} has no config.json", "give a folder saved by `save_pretrained`")
-    if not any(folder.glob(_WEIGHTS)):
+    if not any(folder.glob(_WEIGHTS)) and not (folder / STACK).is_file():
         others = sorted(item.name for item in folder.glob("*.bin")) + sorted(item.name for item in folder.glob("*.pt"))
         found = f" (it has {', '.join(others)}, which is pickled and never loaded)" if others else ""
         raise UserError(
@@ -151,7 +152,27 @@ def _embedded_tokens(folder: Path) -> int:
 
 
 def load_model(folder: Path, spec: ModelSpec, device: str = "cpu") -> PreTrainedModel:
-    """The weights of a model folder, in evaluation mode on a device.
+    """The weights of a model folder, in evaluation mode on a device; a folder of adapters is merged into its base.
+
+    Raises:
+        UserError: If the architecture is unknown or the weights do not fit it.
+    """
+    stack = read_stack(folder)
+    if stack.active is None:
+        model = load_weights(folder, spec)
+    else:
+        model = merge(load_weights(model_folder(spec.path), spec), folder, (*stack.merged, stack.active))
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
+
+
+def load_weights(folder: Path, spec: ModelSpec, quantize: bool = False) -> PreTrainedModel:
+    """The weights of a base model's folder.
+
+    Args:
+        folder: As `model_folder` finds it.
+        spec: Gives the type and the attention.
+        quantize: Whether to follow the adapter's `quantize`, which puts the model on the GPU.
 
     Raises:
         UserError: If the architecture is unknown or the weights do not fit it.
@@ -160,6 +181,18 @@ def load_model(folder: Path, spec: ModelSpec, device: str = "cpu") -> PreTrained
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    more: dict[str, Any] = {}
+    if quantize and spec.adapter is not None and spec.adapter.quantize == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        dtype = getattr(torch, spec.dtype)
+        more["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+        )
+        more["device_map"] = {"": torch.cuda.current_device()}
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -169,6 +202,7 @@ def load_model(folder: Path, spec: ModelSpec, device: str = "cpu") -> PreTrained
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **more,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
@@ -180,7 +214,7 @@ def load_model(folder: Path, spec: ModelSpec, device: str = "cpu") -> PreTrained
             f"the weights in {folder} lack {len(report['missing_keys'])} tensor(s), e.g. {min(report['missing_keys'])}",
             "copy the model again, or save it with `save_pretrained`",
         )
-    loaded: PreTrainedModel = model.to(device).eval()
+    loaded: PreTrainedModel = model
     return loaded
 
 

@@ -1,38 +1,32 @@
 """The spec: what a user writes, with every default, its unit and its source.
 
-This module holds the models and what can be checked on them alone. Reading a file, `--set`, and the wording of
-errors are in `spec_file.py`; the expansion of the curriculum into phases is in `curriculum.py`.
+This module and `spec_phases.py` hold the models and what can be checked on them alone. Reading a file, `--set`, and
+the wording of errors are in `spec_file.py`; the expansion of the curriculum into phases is in `curriculum.py`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Format = Literal[
-    "auto",
-    "alpaca",
-    "dolly",
-    "sharegpt",
-    "openorca",
-    "oasst",
-    "flan",
-    "self_instruct",
-    "evol_instruct",
-    "hh",
-    "gsm8k",
-    "phased_ift",
-    "messages",
-]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Tier = Annotated[int, Field(ge=1)]
+from components.common.spec_base import Fraction, Source, Strict, Tier
+from components.common.spec_phases import CurriculumSpec
 
 
-class Strict(BaseModel):
-    """A model that refuses unknown keys."""
+class AdapterSpec(Strict):
+    """Low-rank adaptation (LoRA, arXiv 2106.09685) instead of training every weight."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of the update."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """The update is scaled by alpha / rank."""
+    dropout: Fraction = 0.0
+    """Of the adapter's input while training."""
+    target_modules: list[str] = []
+    """Names of the linear layers that get an adapter; empty: all but the output layer."""
+    quantize: Literal["none", "nf4"] = "none"
+    """`nf4` keeps the base weights in four bits (QLoRA, arXiv 2305.14314); it needs a GPU and bitsandbytes."""
 
 
 class ModelSpec(Strict):
@@ -44,19 +38,8 @@ class ModelSpec(Strict):
     """`bfloat16` computes in it over float32 weights while training; weights are saved and evaluated in this type."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention implementation of transformers."""
-
-
-class Source(Strict):
-    """One source of training rows."""
-
-    path: str
-    """A file, a folder, `s3://bucket/key`, `lab://instructions?count=3000`, or `hf://dataset-id?split=train`."""
-    format: Format = "auto"
-    """The rows' format; `auto` recognises it and says why."""
-    weight: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the source's examples that is used, chosen by a seeded hash."""
-    name: str | None = None
-    """Shown in reports; the path's last part where absent."""
+    adapter: AdapterSpec | None = None
+    """Train an adapter; null trains every weight."""
 
 
 class HeldOut(Strict):
@@ -116,84 +99,6 @@ class SplittingSpec(Strict):
         return self
 
 
-class SftSettings(Strict):
-    """Hyperparameters of a supervised phase. Defaults: Phased IFT (arXiv 2406.04371), where it has one."""
-
-    epochs: Annotated[int, Field(ge=1)] = 2
-    """Passes over the phase's examples."""
-    learning_rate: Annotated[float, Field(gt=0)] = 5.0e-6
-    """Peak learning rate of AdamW."""
-    batch_size: Annotated[int, Field(ge=1)] = 128
-    """Examples in one optimizer step, over all workers (Tulu 3; the paper gives 16 for each device)."""
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Examples in one forward pass of one worker; null: as many as the step needs from it."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """AdamW's; not applied to biases and norms."""
-    warmup_ratio: Fraction = 0.1
-    """Share of the phase's steps in which the learning rate rises."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    max_length: Annotated[int, Field(ge=8)] = 2048
-    """Tokens of an example that are kept; longer ones are cut at the end and counted."""
-
-
-class SftOverrides(Strict):
-    """Settings of one phase that differ from `curriculum.sft`; null keeps the shared value."""
-
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
-    warmup_ratio: Fraction | None = None
-    schedule: Literal["cosine", "linear", "constant"] | None = None
-    adam_betas: tuple[Fraction, Fraction] | None = None
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
-    max_length: Annotated[int, Field(ge=8)] | None = None
-
-
-class PhaseSpec(SftOverrides):
-    """One phase of an explicit `curriculum.phases` or of `curriculum.then`."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=64)] | None = None
-    """Shown in reports; after the tiers where absent."""
-    method: Literal["sft"] = "sft"
-    """The training method."""
-    tiers: list[Tier] = []
-    """The tiers that the phase trains on."""
-    replay: Fraction = 0.0
-    """Share of the phase's examples drawn from the tiers of earlier phases."""
-
-
-class CurriculumSpec(Strict):
-    """The order of the phases: a shorthand, or the list itself."""
-
-    order: Literal["ascending", "descending", "random"] | list[Tier] = "ascending"
-    """Order of the tiers; a list names each tier once."""
-    replay: Fraction = 0.0
-    """Share of each later phase that is drawn from the tiers already seen."""
-    sft: SftSettings = SftSettings()
-    then: list[PhaseSpec] = []
-    """Phases after the tiers; controls get them too."""
-    phases: list[PhaseSpec] | None = None
-    """The phases in full; `order` and `replay` are then not allowed."""
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Self:
-        if self.phases is not None:
-            given = [
-                name for name, default in (("order", "ascending"), ("replay", 0.0)) if getattr(self, name) != default
-            ]
-            if given:
-                raise ValueError(f"`phases` lists the phases in full; remove {', '.join(given)}")
-            if not self.phases:
-                raise ValueError("`phases` must not be empty")
-        if any(not phase.tiers for phase in [*(self.phases or []), *self.then]):
-            raise ValueError("a phase must name its `tiers`")
-        return self
-
-
 class OnlyControl(Strict):
     """Train on these tiers alone, in the main curriculum's order."""
 
@@ -231,17 +136,45 @@ class TrackingSpec(Strict):
     """False keeps the run out of MLflow."""
 
 
+Workers = Annotated[int, Field(ge=1)]
+
+
 class ComputeSpec(Strict):
     """What the heavy steps run on."""
 
-    workers: Annotated[int, Field(ge=1)] = 1
-    """Training workers; 1 trains in the step's own process."""
+    workers: Workers | Annotated[list[Workers], Field(min_length=2, max_length=2)] = 1
+    """Training workers; 1 trains in the step's own process. `[min, max]`: as many as there is room for, also when
+    some are lost on the way."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
     """0 trains on the CPU."""
+    strategy: Literal["ddp", "fsdp", "deepspeed_zero3"] = "ddp"
+    """How several workers share a model: whole copies, or shards of it (on GPUs only)."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+    liger: bool = False
+    """Fused kernels of the package liger-kernel; on GPUs only."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    """Optimizer steps between the checkpoints that a phase goes on from after a fault."""
     ray: Literal["local"] = "local"
     """Where Ray runs: an instance on this machine, started when first needed."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch in all workers together; null: every core."""
+
+    @property
+    def most_workers(self) -> int:
+        """The number of workers, the greatest where it may vary."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def least_workers(self) -> int:
+        """The number of workers, the least where it may vary."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.least_workers > self.most_workers:
+            raise ValueError(f"workers {self.workers}: the first is the least, the second the greatest number")
+        return self
 
 
 class SecretRef(Strict):
@@ -274,7 +207,7 @@ class Spec(Strict):
     secrets: dict[str, SecretRef] = {}
     """Secrets by name, as the cluster keeps them; never a value."""
     store: str = "runs/store"
-    """A folder, relative to the working directory."""
+    """A folder, relative to the working directory, or `s3://bucket/prefix`."""
 
     @property
     def all_seeds(self) -> list[int]:
@@ -298,12 +231,57 @@ class Spec(Strict):
                 raise ValueError(f"a phase names the tiers {phase.tiers}; there are the tiers 1 to {tiers}")
             if len(set(phase.tiers)) != len(phase.tiers):
                 raise ValueError(f"a phase names the tiers {phase.tiers}; each may be named once")
-        trained = {tier for phase in self.curriculum.phases or [] for tier in phase.tiers} or every
-        for control in self.controls:
-            if isinstance(control, OnlyControl) and set(control.only) - every:
-                raise ValueError(f"a control names the tiers {control.only}; there are the tiers 1 to {tiers}")
-            if isinstance(control, OnlyControl) and set(control.only) - trained:
-                raise ValueError(f"a control names the tiers {control.only}; the phases train on {sorted(trained)}")
         if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} must differ from each other")
+        return self
+
+    @model_validator(mode="after")
+    def _controls_fit(self) -> Self:
+        every = set(range(1, self.splitting.tiers + 1))
+        phases = self.curriculum.phases or []
+        if self.controls and any(phase.method != "sft" or phase.data for phase in phases):
+            raise ValueError(
+                "controls deal the tiers of sft phases anew: put phases of other methods or with `data` under "
+                "`curriculum.then`, or set `controls: []`"
+            )
+        trained = {tier for phase in phases for tier in phase.tiers} or every
+        for control in self.controls:
+            if isinstance(control, OnlyControl) and set(control.only) - every:
+                raise ValueError(f"a control names the tiers {control.only}; there are the tiers 1 to {len(every)}")
+            if isinstance(control, OnlyControl) and set(control.only) - trained:
+                raise ValueError(f"a control names the tiers {control.only}; the phases train on {sorted(trained)}")
+        return self
+
+    @model_validator(mode="after")
+    def _phases_follow(self) -> Self:
+        """What a phase needs of the one before it, and of the workers."""
+        curriculum = self.curriculum
+        phases = [*(curriculum.phases or []), *curriculum.then]
+        before = "sft" if curriculum.phases is None else None
+        for phase in phases:
+            settings = phase.resolved(curriculum.shared(phase.method))
+            if before is None and phase.carry is None:
+                settings = settings.model_copy(update={"carry": "none"})  # the first phase has nothing to carry over
+            if settings.carry == "optimizer" and phase.method != before:
+                raise ValueError(
+                    f"a {phase.method} phase cannot carry the optimizer of {'nothing' if before is None else before}: "
+                    "phases that carry on from each other have one method, and the first one carries nothing"
+                )
+            if settings.carry == "optimizer" and (phase.data or phase.method == "grpo" or phase.generate is not None):
+                raise ValueError(
+                    "`carry: optimizer` shares one schedule, whose length only phases on tiers of method sft can tell"
+                )
+            if settings.carry == "optimizer" and self.model.adapter is not None and settings.adapter != "continue":
+                raise ValueError("`carry: optimizer` needs `adapter: continue`: another adapter has other weights")
+            quantized = self.model.adapter is not None and self.model.adapter.quantize != "none"
+            if quantized and settings.adapter == "merge":
+                raise ValueError(
+                    "`adapter: merge` cannot merge into weights of four bits: use `continue`, or no quantize"
+                )
+            if phase.method == "grpo" and settings.batch_size % self.compute.most_workers:
+                raise ValueError(
+                    f"a grpo phase has {settings.batch_size} prompts in a step, which {self.compute.most_workers} "
+                    "workers cannot share evenly: make `batch_size` a multiple of `compute.workers`"
+                )
+            before = phase.method
         return self

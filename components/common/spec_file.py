@@ -143,7 +143,11 @@ def check(what: str, values: dict[str, Any], error: ValidationError) -> str:
     for item in error.errors():
         keys = [part for part in item["loc"] if _is_key(part, values, item["loc"])]
         # A mapping or list given to a choice of words and mappings was meant as the latter; those errors say more.
-        if item["type"] == "literal_error" and isinstance(item["input"], dict | list) and len(keys) < len(item["loc"]):
+        elsewhere = len(keys) < len(item["loc"])
+        if item["type"] == "literal_error" and isinstance(item["input"], dict | list) and elsewhere:
+            continue
+        # In turn, a number given to a choice of numbers and lists was meant as a number.
+        if item["type"] == "list_type" and isinstance(item["input"], int | float) and elsewhere:
             continue
         where = ".".join(str(part) for part in keys) or "(the whole spec)"
         lines.setdefault(where, []).append(_one_error(keys, item))

@@ -20,6 +20,7 @@ from components.common.examples import Example, read_rows, write_rows
 from components.common.models import context_length, load_model, load_tokenizer, model_folder, quiet
 from components.common.progress import Progress
 from components.common.rendering import encode, refuse_long_prompts
+from components.common.selection import for_selection
 from components.common.statistics import Interval, accuracy_interval, ratio_interval
 from components.common.verifiers import verify
 
@@ -41,15 +42,20 @@ SCHEMA = pa.schema(
 Row = dict[str, Any]
 
 
-def choose(held_out: Path, per_tier: int | None, seed: int) -> list[tuple[Example, int]]:
+def choose(
+    held_out: Path, per_tier: int | None, seed: int, without_selection: bool = False
+) -> list[tuple[Example, int]]:
     """The examples to measure with their tiers, in file order.
 
     Args:
         held_out: A split's `held_out.parquet`.
         per_tier: At most so many of each tier and slice, the first by a seeded hash; None: all.
         seed: Of the data.
+        without_selection: Leave out the examples that checkpoints are selected on.
     """
     rows = [(Example.from_row(row), int(row["tier"])) for row in read_rows(held_out)]
+    if without_selection:
+        rows = [(example, tier) for example, tier in rows if not for_selection(example)]
     if per_tier is None:
         return rows
     kept: set[str] = set()
@@ -64,7 +70,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: JSON values: `model` (folder), `model_spec`, `held_out` (file), `evaluation` (an EvaluationSpec's
-            values), `max_length`, `seed` (of the data), `bootstrap_seed`, `gpus`, `threads`, `label`, `out`.
+            values), `without_selection`, `max_length`, `seed` (of the data), `bootstrap_seed`, `gpus`, `threads`, `label`, `out`.
 
     Returns:
         `metrics` ({name: value}), `examples` (number), `ordinary` (those without a slice), `verifiable` (of these, the
@@ -76,7 +82,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     quiet()
     set_reproducible(job["threads"])
     folder, settings = model_folder(job["model"]), job["evaluation"]
-    chosen = choose(Path(job["held_out"]), settings["max_examples"], job["seed"])
+    chosen = choose(Path(job["held_out"]), settings["max_examples"], job["seed"], job["without_selection"])
     examples = [example for example, _ in chosen]
     model = load_model(folder, ModelSpec.model_validate(job["model_spec"]), "cuda" if job["gpus"] else "cpu")
     tokenizer, context = load_tokenizer(folder), context_length(folder)

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from components.common.digests import digest, digest_file
 from components.common.errors import DataError
-from components.common.spec import DataSpec, Source
+from components.common.spec import DataSpec
+from components.common.spec_base import Source
 from components.preparing import remote
 from components.preparing.chunks import Chunk
 from components.preparing.containers import container, known_suffixes, read_chunks

@@ -33,7 +33,7 @@ def measure_job(spec: Spec, files: dict[str, Path], scorer: str) -> dict[str, An
         "model_spec": spec.model.model_dump(mode="json"),
         "max_length": spec.curriculum.sft.max_length,
         "gpus": spec.compute.gpus_per_worker,
-        "workers": max(spec.compute.workers, 1 if spec.compute.gpus_per_worker else os.cpu_count() or 1),
+        "workers": max(spec.compute.most_workers, 1 if spec.compute.gpus_per_worker else os.cpu_count() or 1),
         "threads": spec.compute.threads or os.cpu_count() or 1,
         "for_training": True,
     }
@@ -63,9 +63,10 @@ def run(context: str, prepared: str) -> str:
         raise AssertionError("a score needs examples")
     base = model_digest(spec.model.path, step.store.memory)
     scorer = base if spec.scoring.model is None else model_digest(spec.scoring.model, step.store.memory)
-    files = {"scores": examples.folder / "train.parquet", "held_out_scores": examples.folder / "held_out.parquet"}
 
     def make(folder: Path) -> dict[str, Any]:
+        read = examples.folder
+        files = {"scores": read / "train.parquet", "held_out_scores": read / "held_out.parquet"}
         job = {**measure_job(spec, files, scorer), "out": str(folder)}
         result = step.heavy("components.scoring.measure:measure", job=job)
         return {

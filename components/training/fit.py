@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shutil
@@ -9,64 +10,65 @@ import time
 from pathlib import Path
 from typing import Any
 
-from components.common.curriculum import PhasePlan, Portion, sequence
+from components.common.curriculum import PhasePlan, sequence, steps_of
 from components.common.errors import UserError
-from components.common.progress import Progress
-from components.common.spec import SftSettings
+from components.training.stopping import on_signals, watched
+from components.training.worker import train_worker
 
-
-def plan_from_json(value: dict[str, Any]) -> PhasePlan:
-    """A phase's plan from the JSON values of `dataclasses.asdict` (with the settings dumped)."""
-    portions = tuple(Portion(tuple(p["tiers"]), p["epochs"], p["replay"], tuple(p["seen"])) for p in value["portions"])
-    return PhasePlan(**{**value, "portions": portions, "settings": SftSettings.model_validate(value["settings"])})
+FAILURES = 3
+"""How often a group of workers starts again after one of them was lost; it goes on from the last checkpoint."""
 
 
 def fit(job: dict[str, Any]) -> dict[str, Any]:
-    """Train one phase.
+    """Train one phase, from its last checkpoint where there is one.
 
     Args:
-        job: JSON values: `plan`, `tiers` (files by tier), `seed`, `training_seed`, `model` (folder), `model_spec`,
-            `workers`, `gpus_per_worker`, `threads`, `out` (an empty folder), `stream` (what the tracking child is
-            called, or null), `order_folder` (null, or where each worker notes the rows it reads).
+        job: JSON values: `plan`, `tiers` (files by tier; 0: the phase's own data), `seed`, `training_seed`, `model`
+            (folder), `model_spec`, `compute` (a ComputeSpec's values), `gpus_per_worker`, `threads`, `span` (see
+            `curriculum.schedule_spans`; null: the phase alone), `carried` (folder with the parent's optimizer, or
+            null), `keep_optimizer`, `checkpoints` (a CheckpointPlace's values; null keeps none), `selection` (file of
+            held-out examples to select on, or null), `evaluation` (an EvaluationSpec's values), `out` (an empty
+            folder), `label`, `stream` (what the tracking child is called, or null), `order_folder` (null, or where
+            each worker notes the rows it reads).
 
     Returns:
-        `examples`, `tokens`, `response_tokens`, `truncated`, `steps`, `learning`, `train_seconds`, and
-        `overhead_seconds` (starting Ray and its workers). The weights and the tokenizer lie in `out/model`.
+        `examples`, `tokens`, `response_tokens`, `truncated`, `steps`, `learning`, `batching`, `best`, `selected`,
+        `rollbacks`, `resumed_at`, `checkpoint_seconds`, `train_seconds`, `extra` (what the method adds), and
+        `overhead_seconds` (starting Ray and its workers). What the phase leaves lies in `out/model`, and with
+        `keep_optimizer` the optimizer's state in `out/optimizer`.
     """
     from components.common.models import context_length, load_tokenizer, quiet
     from components.training.step import tier_ids
-    from components.training.tokens import tokenize
 
     quiet()
-    out, plan = Path(job["out"]), plan_from_json(job["plan"])
+    out, plan = Path(job["out"]), PhasePlan.from_json(job["plan"])
     files = {int(tier): Path(path) for tier, path in job["tiers"].items()}
     folder = Path(job["model"])
     order = sequence(plan, tier_ids(files), job["seed"])
     scratch = out / "scratch"
     scratch.mkdir()
     limit = min(plan.settings.max_length, context_length(folder))
-    data = tokenize(load_tokenizer(folder), files, order, limit, scratch / "tokens.arrow")
+    method = importlib.import_module(f"components.training.{plan.method}")
     started = time.time()
-    metrics = _run(
-        {
-            **job,
-            "rows": data.rows,
-            "filler": data.filler,
-            "data": str(scratch / "tokens.arrow"),
-            "scratch": str(scratch),
-        }
-    )
+    with on_signals(scratch):
+        data = method.prepare(job, load_tokenizer(folder), order, limit, scratch / "data.arrow")
+        began = time.time()
+        span = job["span"] or [0, steps_of(plan.settings, len(data["rows"]))]
+        data["file"] = str(scratch / "data.arrow")
+        metrics = _run({**job, "span": span, "data": data, "scratch": str(scratch)})
+    if job["keep_optimizer"]:
+        shutil.move(scratch / "optimizer", out / "optimizer")
     shutil.rmtree(scratch)
+    loop = metrics["loop_seconds"]
+    told = ("steps", "learning", "batching", "best", "selected", "rollbacks", "resumed_at", "checkpoint_seconds")
     return {
-        "examples": data.examples,
+        **data["counts"],
         "sequence": len(order),
-        "tokens": data.tokens,
-        "response_tokens": data.response_tokens,
-        "truncated": data.truncated,
-        "steps": int(metrics["steps"]),
-        "learning": metrics["learning"],
-        "train_seconds": metrics["loop_seconds"],
-        "overhead_seconds": max(0.0, time.time() - started - metrics["loop_seconds"]),
+        **{name: metrics[name] for name in told},
+        "extra": {**data.get("extra", {}), **metrics["extra"]},
+        "train_seconds": loop,
+        "prepare_seconds": began - started,
+        "overhead_seconds": max(0.0, time.time() - began - loop),
     }
 
 
@@ -76,26 +78,31 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
 
     from components.common.launcher import connect_ray
 
-    workers = job["workers"]
+    workers, gpus = job["compute"]["workers"], job["gpus_per_worker"]
+    alone = workers == 1
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # it prints the whole learning curve
-    if workers > 1:
+    if not alone:
         connect_ray()
-    elif job["gpus_per_worker"]:
+    elif gpus:
         # The trainer would spread one process over every GPU it sees, and the key says one.
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=job,
         scaling_config=ray.train.ScalingConfig(
-            num_workers=0 if workers == 1 else workers,
-            use_gpu=bool(job["gpus_per_worker"]),
-            resources_per_worker=None if workers == 1 else {"CPU": 1, **({"GPU": 1} if job["gpus_per_worker"] else {})},
+            num_workers=0 if alone else tuple(workers) if isinstance(workers, list) else workers,
+            use_gpu=bool(gpus),
+            resources_per_worker=None if alone else {"CPU": 1, **({"GPU": 1} if gpus else {})},
         ),
-        run_config=ray.train.RunConfig(name="phase", storage_path=job["scratch"]),
+        run_config=ray.train.RunConfig(
+            name="phase",
+            storage_path=job["scratch"],
+            failure_config=None if alone else ray.train.FailureConfig(max_failures=FAILURES),
+        ),
     )
     try:
-        result = trainer.fit()
+        result = trainer.fit() if alone else watched(trainer.fit, Path(job["scratch"]))
     except Exception as error:
         raise _cause(error) from error
     if result.checkpoint is None:
@@ -112,76 +119,3 @@ def _cause(error: BaseException) -> BaseException:
     # One worker's mistake makes the others fail too, with less to say.
     told = [cause for cause in causes if isinstance(cause, UserError)]
     return next(iter([*told, *causes]), error)
-
-
-def train_worker(job: dict[str, Any]) -> None:
-    """The loop of one worker; rank 0 reports the checkpoint."""
-    import ray.train
-    from datasets import Dataset
-
-    from components.common.models import load_model, load_tokenizer, quiet
-    from components.common.reproducible import set_reproducible
-    from components.common.spec import ModelSpec
-    from components.training.batches import StepBatches, accumulation
-    from components.training.sft import Curve, OrderedSFTTrainer, trainer_config
-
-    began = time.time()
-    quiet()
-    rank, workers = ray.train.get_context().get_world_rank(), job["workers"]
-    set_reproducible(max(1, job["threads"] // workers), job["training_seed"])
-    settings = job["plan"]["settings"]
-    passes = accumulation(settings["batch_size"], workers, settings["micro_batch_size"])
-    batches = StepBatches(job["rows"], settings["batch_size"], workers, rank, passes, job["filler"])
-    folder, scratch = Path(job["model"]), Path(job["scratch"])
-    model_spec = ModelSpec.model_validate(job["model_spec"])
-    # Mixed precision keeps the weights in float32 while they are trained; they are saved in the spec's type.
-    model = load_model(folder, model_spec.model_copy(update={"dtype": "float32"})).train()
-    progress = Progress(job["label"], batches.steps, "steps") if rank == 0 else None
-    stream = _stream(job) if rank == 0 else None
-
-    def on_point(point: dict[str, float]) -> None:
-        if progress is not None:
-            progress.update(int(point["step"]))
-        if stream is not None:
-            stream.log(point)
-
-    curve = Curve(on_point)
-    trainer = OrderedSFTTrainer(
-        model=model,
-        args=trainer_config(job, batches, scratch / "trainer"),
-        train_dataset=Dataset.from_file(job["data"]),
-        processing_class=load_tokenizer(folder),
-        callbacks=[curve],
-        batches=batches,
-        order_file=Path(job["order_folder"]) / f"rank-{rank}.jsonl" if job.get("order_folder") else None,
-    )
-    trainer.train()
-    if stream is not None:
-        stream.close()
-    checkpoint = None
-    if rank == 0:
-        saved = scratch / "checkpoint"
-        _save(trainer, saved, model_spec)
-        checkpoint = ray.train.Checkpoint.from_directory(str(saved))
-    found = {"steps": trainer.state.global_step, "learning": curve.points, "loop_seconds": time.time() - began}
-    ray.train.report(found, checkpoint=checkpoint)
-
-
-def _stream(job: dict[str, Any]) -> Any:
-    if job.get("stream") is None:
-        return None
-    from components.common.records import RunInfo
-    from components.common.tracking import PhaseStream
-
-    about = dict(job["stream"])
-    return PhaseStream(RunInfo.from_json(about.pop("info")), **about)
-
-
-def _save(trainer: Any, folder: Path, model_spec: Any) -> None:
-    """Weights in the spec's type, tokenizer and chat template: a folder that `from_pretrained` reads."""
-    import torch
-
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    model.config.use_cache = True
-    model.to(getattr(torch, model_spec.dtype)).save_pretrained(folder, safe_serialization=True)
-    trainer.processing_class.save_pretrained(folder)

@@ -1,131 +1,99 @@
-"""The supervised trainer: TRL's `SFTTrainer`, fed in the promised order, and what it says while it trains."""
+"""Supervised fine-tuning: TRL's `SFTTrainer`, in the promised order, packed where the model keeps examples apart."""
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from collections.abc import Callable
+import itertools
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from components.common.errors import UserError
-from components.training.batches import StepBatches
+from components.training.batches import group_by_length
+from components.training.ordered import Conduct, OrderedTrainer, trainer_arguments
+from components.training.packing import PackedCollator, keeps_apart
+from components.training.tokens import tokenize
 
-Point = dict[str, float]
+
+class OrderedSFTTrainer(OrderedTrainer, SFTTrainer):  # type: ignore[misc]  # trl carries no types
+    """`SFTTrainer` in the promised order."""
 
 
-class OrderedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl carries no types
-    """`SFTTrainer` whose batches come from a `StepBatches` rather than from a sampler of its own.
+def prepare(job: dict[str, Any], tokenizer: Any, order: list[str], limit: int, out: Path) -> dict[str, Any]:
+    """Write the phase's examples as tokens and say in which order they are read.
 
-    Every worker is dealt its own micro-batches, so the loader must not be sharded a second time: it is handed to the
-    trainer as it is.
+    Args:
+        job: Of the phase, see `fit`.
+        tokenizer: The model's.
+        order: Example ids in the promised order.
+        limit: Tokens of an example that are kept.
+        out: The Arrow file to write.
+
+    Returns:
+        `rows` (row numbers in the promised order), `ids` (by row number), `filler`, `lengths` (tokens by row number),
+        and `counts`.
     """
-
-    def __init__(self, *args: Any, batches: StepBatches, order_file: Path | None = None, **kwargs: Any) -> None:
-        self._batches = batches
-        self._order_file = order_file
-        super().__init__(*args, **kwargs)
-        self.remove_callback(PrinterCallback)  # every point goes to `Curve`; a print each is noise
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """The promised batches; with an `order_file`, every row that is really read is noted in it."""
-        rows = self.train_dataset if self._order_file is None else _Noting(self.train_dataset, self._order_file)
-        return DataLoader(rows, batch_sampler=self._batches, collate_fn=self.data_collator)
-
-
-class _Noting(Dataset[Any]):
-    """A dataset that writes down which rows are read, batch by batch."""
-
-    def __init__(self, rows: Any, file: Path) -> None:
-        self._rows = rows
-        self._file = file
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitems__(self, indices: list[int]) -> list[Any]:
-        with self._file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(indices) + "\n")
-        return [self._rows[index] for index in indices]
+    data = tokenize(tokenizer, {int(tier): Path(path) for tier, path in job["tiers"].items()}, order, limit, out)
+    return {
+        "rows": data.rows,
+        "ids": data.ids,
+        "filler": data.filler,
+        "lengths": data.lengths,
+        "counts": {
+            "examples": data.examples,
+            "tokens": data.tokens,
+            "response_tokens": data.response_tokens,
+            "truncated": data.truncated,
+        },
+    }
 
 
-class Curve(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
-    """Keeps the learning curve and passes every point on; stops at a loss that is not a number.
+def arrange(job: dict[str, Any], model: Any) -> None:
+    """Settle how the examples are put into batches: fills in `batching`, and `rows` and `tokens_at` to match.
 
-    Attributes:
-        points: {"step", "loss" (nats per response token), "learning_rate", "grad_norm", "tokens", "time" (Unix)}.
+    Args:
+        job: Of the phase, with `data` as `prepare` returned it.
+        model: The model that is trained.
+
+    Raises:
+        UserError: If packing is asked for and the model mixes packed examples.
     """
-
-    def __init__(self, on_point: Callable[[Point], None]) -> None:
-        self.points: list[Point] = []
-        self._on_point = on_point
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Called after every optimizer step."""
-        if logs is None or "loss" not in logs:
-            return
-        point = {
-            "step": float(state.global_step),
-            "loss": float(logs["loss"]),
-            "learning_rate": float(logs["learning_rate"]),
-            "grad_norm": float(logs.get("grad_norm", 0.0)),
-            "tokens": float(logs.get("num_tokens", 0.0)),
-            "time": time.time(),
-        }
-        if not math.isfinite(point["loss"]):
-            raise UserError(
-                f"the training loss is {point['loss']} at step {state.global_step} "
-                f"(learning rate {point['learning_rate']:.3g})",
-                "lower `curriculum.sft.learning_rate` or check the data of this phase",
-            )
-        self.points.append(point)
-        self._on_point(point)
+    data, settings = job["data"], job["plan"]["settings"]
+    lengths, size = data["lengths"], settings["batch_size"]
+    data["batching"] = _batching(settings["batching"], model)
+    if data["batching"] == "grouped":
+        data["rows"] = group_by_length(data["rows"], lengths, size, job["training_seed"])
+    steps = (data["rows"][start : start + size] for start in range(0, len(data["rows"]), size))
+    data["tokens_at"] = list(itertools.accumulate(sum(lengths[row] for row in step) for step in steps))
 
 
-def trainer_config(job: dict[str, Any], batches: StepBatches, out: Path) -> SFTConfig:
-    """TRL's configuration of a phase.
+def _batching(asked: str, model: Any) -> str:
+    if asked in ("grouped", "padded"):
+        return asked
+    if keeps_apart(model):
+        return "packed"
+    if asked == "auto":
+        return "grouped"
+    raise UserError(
+        "this model mixes the examples that are packed into one row: packed, they score otherwise than alone",
+        "set `batching: grouped` or `padded` (or `auto`)",
+    )
 
-    The schedule is in steps, so that it does not depend on how the steps are dealt to workers.
-    """
-    settings = job["plan"]["settings"]
-    return SFTConfig(
-        output_dir=str(out),
-        num_train_epochs=1,  # the sequence holds all epochs
-        per_device_train_batch_size=math.ceil(settings["batch_size"] / (job["workers"] * batches.passes)),
-        gradient_accumulation_steps=batches.passes,
-        learning_rate=settings["learning_rate"],
-        weight_decay=settings["weight_decay"],
-        warmup_steps=math.ceil(batches.steps * settings["warmup_ratio"]),
-        lr_scheduler_type=settings["schedule"],
-        adam_beta1=settings["adam_betas"][0],
-        adam_beta2=settings["adam_betas"][1],
-        max_grad_norm=settings["max_grad_norm"],
-        bf16=job["model_spec"]["dtype"] == "bfloat16",
-        gradient_checkpointing=False,
-        max_length=None,  # cut already, and counted
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        seed=job["training_seed"],
-        data_seed=job["training_seed"],
-        use_cpu=not job["gpus_per_worker"],
-        ddp_backend="gloo" if job["workers"] > 1 and not job["gpus_per_worker"] else None,
-        ddp_find_unused_parameters=False,
-        logging_steps=1,
-        logging_first_step=True,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
+
+def make_trainer(job: dict[str, Any], conduct: Conduct, model: Any, tokenizer: Any) -> OrderedSFTTrainer:
+    """The trainer of one worker."""
+    packed = job["data"]["batching"] == "packed"
+    pad = int(tokenizer.pad_token_id)
+    return OrderedSFTTrainer(
+        model=model,
+        args=SFTConfig(
+            **trainer_arguments(job, conduct.batches, conduct.scratch / "trainer"),
+            max_length=None,  # cut already, and counted
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+        train_dataset=Dataset.from_file(job["data"]["file"]),
+        processing_class=tokenizer,
+        data_collator=PackedCollator(pad) if packed else None,
+        conduct=conduct,
     )

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.common.curriculum import PhasePlan, expand, sequence
-from components.common.digests import seed_for
-from components.common.errors import SpecError
-from components.common.examples import read_rows
-from components.common.keys import phase_key, plan_json
+from components.common.checkpoints import CheckpointPlace, clear
+from components.common.curriculum import OWN, PhasePlan, expand, schedule_spans, sequence, steps_of
+from components.common.digests import digest_lines, seed_for
+from components.common.errors import DataError, SpecError
+from components.common.examples import read_examples, read_rows
+from components.common.keys import phase_key
 from components.common.models import model_digest, model_folder
 from components.common.records import step_name
+from components.common.selection import for_selection
 from components.common.spec import Spec
 from components.common.step import Reference, Step, errors_said
 
-MAIN_INFO = ("examples", "sequence", "tokens", "response_tokens", "truncated", "steps", "learning")
+RESULTS = (
+    "examples",
+    "sequence",
+    "tokens",
+    "response_tokens",
+    "truncated",
+    "steps",
+    "learning",
+    "batching",
+    "best",
+    "selected",
+    "rollbacks",
+    "resumed_at",
+    "checkpoint_seconds",
+    "train_seconds",
+    "extra",
+)
 
 
 def find_plan(spec: Spec, curriculum: str, index: int, seed: int) -> PhasePlan:
@@ -41,26 +61,77 @@ def tier_ids(files: dict[int, Path]) -> dict[int, list[str]]:
     return {tier: [row["id"] for row in read_rows(path, ["id"])] for tier, path in files.items()}
 
 
+def phase_files(split: Path, tiers: int, data: Path | None) -> dict[int, Path]:
+    """The files of examples that a phase may draw from, by tier; `OWN` is its own data."""
+    return {**tier_files(split, tiers), **({} if data is None else {OWN: data / "train.parquet"})}
+
+
+def span_of(spec: Spec, plan: PhasePlan, files: dict[int, Path], seed: int) -> tuple[int, int] | None:
+    """Where a phase stands on a schedule that it shares with others; None where it has one of its own."""
+    plans = next(one.phases for one in expand(spec, seed) if one.name == plan.curriculum)
+    chain = [place for place in range(len(plans)) if plans[place].settings.carry == "optimizer"]
+    if plan.index - 1 not in {*chain, *(place - 1 for place in chain)}:
+        return None
+    members = {*chain, *(place - 1 for place in chain)}
+    ids = tier_ids(files)
+    steps = [
+        steps_of(one.settings, len(sequence(one, ids, seed))) if place in members else 0
+        for place, one in enumerate(plans)
+    ]
+    return schedule_spans(plans, steps)[plan.index - 1]
+
+
+def keeps_optimizer(spec: Spec, plan: PhasePlan, seed: int) -> bool:
+    """Whether the next phase of the curriculum goes on with this one's optimizer."""
+    plans = next(one.phases for one in expand(spec, seed) if one.name == plan.curriculum)
+    return plan.index < len(plans) and plans[plan.index].settings.carry == "optimizer"
+
+
 def fit_job(spec: Spec, plan: PhasePlan, files: dict[int, Path], seed: int, model: Path) -> dict[str, Any]:
     """What `fit` is asked to do, but for its output folder; see there."""
     return {
-        "plan": plan_json(plan),
+        "plan": plan.to_json(),
         "tiers": {str(tier): str(path) for tier, path in files.items()},
         "seed": seed,
         "training_seed": seed_for(seed, "training"),
         "model": str(model),
         "model_spec": spec.model.model_dump(mode="json"),
-        "workers": spec.compute.workers,
+        "compute": spec.compute.model_dump(mode="json"),
         "gpus_per_worker": spec.compute.gpus_per_worker,
         "threads": spec.compute.threads or os.cpu_count() or 1,
+        "span": None,
+        "carried": None,
+        "keep_optimizer": False,
+        "checkpoints": None,
+        "selection": None,
+        "evaluation": spec.evaluation.model_dump(mode="json"),
         "label": f"train {plan.curriculum} {plan.index} ({plan.name})",
         "stream": None,
         "order_folder": None,
     }
 
 
+def selection_digest(plan: PhasePlan, held_out: Path) -> str | None:
+    """Digest of the examples that the phase's checkpoint is selected on; None where it is the last one.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if plan.settings.select == "last":
+        return None
+    examples = [e for e in read_examples(held_out) if for_selection(e)]
+    if plan.settings.select == "best(accuracy)":
+        examples = [example for example in examples if example.verifier is not None]
+    if not examples:
+        raise DataError(
+            f"{plan.name}: `select: {plan.settings.select}` finds no held-out example to select on",
+            "raise `data.held_out.fraction`, or take `select: last`",
+        )
+    return digest_lines(example.id for example in examples)
+
+
 @errors_said
-def run(context: str, split: str, parent: str, curriculum: str, index: int, seed: int) -> str:
+def run(context: str, split: str, parent: str, curriculum: str, index: int, seed: int, data: str = "") -> str:
     """Train one phase; returns the reference of a `phases` entry.
 
     Args:
@@ -70,26 +141,65 @@ def run(context: str, split: str, parent: str, curriculum: str, index: int, seed
         curriculum: `main` or a control's name.
         index: The phase's place, from 1.
         seed: The seed of this repetition.
+        data: Reference of the phase's own prepared data; empty where it trains on tiers.
     """
     step = Step(context, step_name("train", curriculum, index, seed))
     spec, plan = step.spec, find_plan(step.spec, curriculum, index, seed)
-    tiers, before = Reference.from_json(split), Reference.from_json(parent)
-    if tiers is None:
-        raise AssertionError("a phase needs a split")
-    files = tier_files(tiers.folder, spec.splitting.tiers)
+    tiers, before, own = Reference.from_json(split), Reference.from_json(parent), Reference.from_json(data)
+    if tiers is None or bool(plan.data) != (own is not None):
+        raise AssertionError("a phase needs a split, and its own data where it has some")
+    files = phase_files(tiers.folder, spec.splitting.tiers, None if own is None else own.folder)
+    held_out = tiers.folder / "held_out.parquet"
     parent_key = model_digest(spec.model.path, step.store.memory) if before is None else before.key
-    model = model_folder(spec.model.path) if before is None else before.folder / "model"
-    key = phase_key(spec, plan, sequence(plan, tier_ids(files), seed), parent_key, seed)
+    order, span = sequence(plan, tier_ids(files), seed), span_of(spec, plan, files, seed)
+    key = phase_key(spec, plan, order, parent_key, seed, span, selection_digest(plan, held_out))
+    carried = None
+    if plan.settings.carry == "optimizer":
+        carried = step.store.find("optimizers", parent_key)
+        if carried is None:
+            raise AssertionError(f"the optimizer of {parent_key} is not in the store")
 
-    def make(folder: Path) -> dict[str, Any]:
-        job = {**fit_job(spec, plan, files, seed, model), "out": str(folder)}
+    kept = keeps_optimizer(spec, plan, seed)
+    aside: list[Path] = []
+
+    def train(folder: Path, resumable: bool) -> dict[str, Any]:
+        model = model_folder(spec.model.path) if before is None else before.folder / "model"
+        job = {**fit_job(spec, plan, files, seed, model), "out": str(folder), "span": span, "keep_optimizer": kept}
+        job["carried"] = None if carried is None else str(carried.path)
+        job["selection"] = str(held_out)
+        if resumable:
+            job["checkpoints"] = asdict(place())
         if step.info.mlflow.get("run_id"):
             about = {"name": plan.name, "key": key, "curriculum": curriculum, "index": index, "seed": seed}
             job["stream"] = {"info": step.info.to_json(), **about}
-        result = step.heavy("components.training.fit:fit", job=job)
-        return {name: result[name] for name in MAIN_INFO}
+        result: dict[str, Any] = step.heavy("components.training.fit:fit", job=job)
+        return result
 
-    entry, reused = step.find_or_make("phases", key, make)
+    def place() -> CheckpointPlace:
+        return CheckpointPlace(step.info.store, key, 0 if step.lease is None else step.lease.token)
+
+    def make(folder: Path) -> dict[str, Any]:
+        result = train(folder, resumable=True)
+        if kept:
+            aside.append((folder / "optimizer").rename(folder.with_name(f"{folder.name}-optimizer")))
+        return {**{name: result[name] for name in RESULTS}, "parent_key": parent_key, "name": plan.name}
+
+    def make_optimizer(folder: Path) -> dict[str, Any]:
+        if not aside:  # the phase was found without it: equal keys train equally
+            train(folder, resumable=False)
+            aside.append(folder / "optimizer")
+            shutil.rmtree(folder / "model")
+        for file in sorted(aside[0].iterdir()):
+            file.rename(folder / file.name)
+        return {"phase": key}
+
+    try:
+        entry, reused = step.find_or_make("phases", key, make, lambda: clear(place()))
+        if kept:
+            step.find_or_make("optimizers", key, make_optimizer)
+    finally:
+        for folder in aside:
+            shutil.rmtree(folder, ignore_errors=True)
     about = {
         "name": plan.name,
         "curriculum": curriculum,
@@ -99,6 +209,6 @@ def run(context: str, split: str, parent: str, curriculum: str, index: int, seed
         "parent_key": parent_key,
         "tiers": plan.tiers,
         "tier": plan.tiers[0] if len(plan.tiers) == 1 and plan.arrangement == "tiers" else None,
-        "settings": plan_json(plan)["settings"],
+        "settings": plan.settings.model_dump(mode="json"),
     }
-    return step.finish(entry, reused, {**about, **entry.info})
+    return step.finish(entry, reused, {**entry.info, **about})

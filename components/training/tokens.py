@@ -33,6 +33,8 @@ class Tokenized:
         response_tokens: Of these, the ones that the loss is taken on.
         truncated: Examples whose end was cut off.
         examples: Distinct examples.
+        ids: The example's id, by row number.
+        lengths: Its tokens, by row number; the filler's last.
     """
 
     rows: list[int]
@@ -41,6 +43,8 @@ class Tokenized:
     response_tokens: int
     truncated: int
     examples: int
+    ids: list[str]
+    lengths: list[int]
 
 
 def _wanted(files: Mapping[int, Path], ids: set[str]) -> Iterator[list[Example]]:
@@ -72,6 +76,7 @@ def tokenize(
         raise DataError("the phase has no example", "give it tiers that are not empty")
     times = Counter(sequence)
     place: dict[str, int] = {}
+    lengths: list[int] = []
     tokens = response_tokens = truncated = 0
     with pa.OSFile(str(out), "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as writer:
         for batch in _wanted(files, set(times)):
@@ -79,6 +84,7 @@ def tokenize(
             refuse_long_prompts([(e.id, item) for e, item in zip(batch, encoded, strict=True)], max_length)
             for example, item in zip(batch, encoded, strict=True):
                 place[example.id] = len(place)
+                lengths.append(len(item.input_ids))
                 tokens += times[example.id] * len(item.input_ids)
                 response_tokens += times[example.id] * item.response_tokens
                 truncated += item.truncated > 0
@@ -87,4 +93,6 @@ def tokenize(
         filler = {"input_ids": [int(tokenizer.eos_token_id)], "labels": [-100]}
         writer.write_table(pa.Table.from_pylist([filler], schema=_SCHEMA))
     rows_in_order = [place[item] for item in sequence]
-    return Tokenized(rows_in_order, len(place), tokens, response_tokens, truncated, len(place))
+    return Tokenized(
+        rows_in_order, len(place), tokens, response_tokens, truncated, len(place), list(place), [*lengths, 1]
+    )

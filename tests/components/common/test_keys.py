@@ -3,7 +3,7 @@ import json
 import pytest
 
 from components.common.curriculum import expand, sequence
-from components.common.keys import evaluation_key, phase_key, plan_json, scores_key, splits_key
+from components.common.keys import evaluation_key, phase_key, scores_key, splits_key
 from components.common.spec import Spec
 
 TIERS = {1: ["a", "b", "c"], 2: ["d", "e"], 3: ["f"]}
@@ -96,7 +96,7 @@ def test_epochs_are_in_the_key_by_the_sequence_alone():
 
 def test_a_plan_is_json_and_complete():
     plan = expand(spec(curriculum={"replay": 0.2}), 17)[0].phases[1]
-    made = json.loads(json.dumps(plan_json(plan)))
+    made = json.loads(json.dumps(plan.to_json()))
     assert made["portions"] == [{"tiers": [2], "epochs": 2, "replay": 0.2, "seen": [1]}]
     assert made["settings"]["adam_betas"] == [0.9, 0.95]
     assert (made["curriculum"], made["index"], made["name"], made["method"]) == ("main", 2, "tier-2", "sft")

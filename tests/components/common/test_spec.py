@@ -3,7 +3,8 @@ import typing
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from components.common.spec import ComputeSpec, CurriculumSpec, SftOverrides, SftSettings, Spec, SplittingSpec
+from components.common.spec import ComputeSpec, Spec, SplittingSpec
+from components.common.spec_phases import SETTINGS, CurriculumSpec, PhaseSpec, SftSettings
 
 SMALL = {"name": "x", "data": {"train": [{"path": "lab://instructions"}]}}
 WHOLE = {
@@ -80,7 +81,7 @@ def test_everything_written_is_kept():
 
 
 def test_every_model_refuses_unknown_keys_and_is_frozen():
-    assert len(models()) == 15
+    assert len(models()) == 19
     for model in models():
         assert (model.model_config["extra"], model.model_config["frozen"]) == ("forbid", True), model
 
@@ -97,7 +98,8 @@ def test_the_defaults_of_a_phase_are_the_papers():
 
 
 def test_a_phase_can_override_every_setting_within_the_same_bounds():
-    assert list(SftOverrides.model_fields) == list(SftSettings.model_fields)
+    known = {name for settings in SETTINGS.values() for name in settings.model_fields}
+    assert known <= set(PhaseSpec.model_fields)
     wrong = {
         "epochs": 0,
         "learning_rate": 0,
@@ -111,9 +113,9 @@ def test_a_phase_can_override_every_setting_within_the_same_bounds():
         "max_length": 7,
     }
     for name, value in wrong.items():
-        for model in (SftSettings, SftOverrides):
+        for model, place in ((SftSettings, {}), (PhaseSpec, {"tiers": [1]})):
             with pytest.raises(ValidationError, match=name):
-                model.model_validate({name: value})
+                model.model_validate({name: value, **place})
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])

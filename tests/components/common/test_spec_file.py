@@ -48,7 +48,7 @@ def test_an_error_names_file_key_value_and_what_is_allowed(lines):
     ("more", "line"),
     [
         ("sed: 3", "sed: unknown key; did you mean `seed`? allowed: compute, controls, curriculum, data, evaluation, "),
-        ("model: {dtyp: float32}", "model.dtyp: unknown key; did you mean `dtype`? allowed: attention, dtype, path"),
+        ("model: {dtyp: float32}", "model.dtyp: unknown key; did you mean `dtype`? allowed: adapter, attention, dtype, path"),
         ("curriculum: {sft: {epoch: 1}}", "curriculum.sft.epoch: unknown key; did you mean `epochs`?"),
         ("curriculum: {phases: [{tiers: [1]}, {tier: 1}]}", "phases.1.tier: unknown key; did you mean `tiers`?"),
         ("curriculum: {then: [{tiers: [1], replays: 0}]}", "then.0.replays: unknown key; did you mean `replay`?"),
@@ -62,7 +62,7 @@ def test_an_error_names_file_key_value_and_what_is_allowed(lines):
         ("curriculum: {order: [1, x, 3]}", "curriculum.order.1: 'x' is not allowed: input should be a valid integer"),
         ("curriculum: {sft: {epochs: 1.5}}", "curriculum.sft.epochs: 1.5 is not allowed: input should be a valid"),
         ("curriculum: {sft: {adam_betas: [0.9]}}", "curriculum.sft.adam_betas: [0.9] has too few values"),
-        ("model: 5", "model: 5 is not allowed: allowed: a mapping of attention, dtype, path"),
+        ("model: 5", "model: 5 is not allowed: allowed: a mapping of adapter, attention, dtype, path"),
         ("splitting: {tiers: 2, cut: thresholds}", "splitting: 2 tiers need 1 thresholds, got 0"),
         ("data: {held_out: {fraction: 1}}", "the key 'data' appears twice in one mapping"),
         ("1: 2", "1: 1 is not allowed: keys should be strings"),

@@ -1,0 +1,15 @@
+"""The held-out examples that checkpoints are selected on.
+
+A checkpoint chosen because it did best on some examples looks better on them than it is. So where a phase selects,
+the held-out part is cut in two by a hash of the problem: one half selects, the other evaluates.
+"""
+
+from __future__ import annotations
+
+from components.common.digests import unit_hash
+from components.common.examples import Example
+
+
+def for_selection(example: Example) -> bool:
+    """Whether a held-out example selects rather than evaluates. Tests of their own (with a `slice`) only evaluate."""
+    return example.slice is None and unit_hash(example.group or example.id, 0, "selection") < 0.5

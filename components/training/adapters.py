@@ -1,0 +1,89 @@
+"""The model that a phase trains: every weight, or an adapter on frozen ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from components.common.adapters import Stack, merge, read_stack, with_adapter, write_stack
+from components.common.models import load_model, load_weights, model_folder
+from components.common.spec import AdapterSpec, ModelSpec
+
+
+def trainable(folder: Path, spec: ModelSpec, job: dict[str, Any]) -> Any:
+    """The model of a folder, ready to be trained.
+
+    Mixed precision keeps trained weights in float32; frozen ones have the spec's type.
+
+    Args:
+        folder: What the parent left, or the base model.
+        spec: The model's part of the spec.
+        job: Of the phase, see `fit`; says whether its adapter continues the parent's.
+    """
+    if spec.adapter is None:
+        return load_model(folder, spec.model_copy(update={"dtype": "float32"})).train()
+    stack, how = read_stack(folder), job["plan"]["settings"]["adapter"]
+    merged = _merged(stack, how)
+    model = merge(load_weights(model_folder(spec.path), spec, quantize=bool(job["gpus_per_worker"])), folder, merged)
+    if spec.adapter.quantize != "none":
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=job["compute"]["gradient_checkpointing"]
+        )
+    if how == "continue" and stack.active is not None:
+        found = with_adapter(model, folder / stack.active, trained=True)
+    else:
+        from peft import get_peft_model
+
+        found = get_peft_model(model, _lora(spec.adapter))
+    return found.train()
+
+
+def _merged(stack: Stack, how: str) -> tuple[str, ...]:
+    return (*stack.merged, stack.active) if how == "merge" and stack.active is not None else stack.merged
+
+
+def _lora(adapter: AdapterSpec) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,  # peft says int, and only divides by the rank
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.target_modules or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def save_trained(model: Any, out: Path, spec: ModelSpec, parent: Path, how: str) -> None:
+    """Write what the phase trained: a folder that `load_model` reads, in the spec's type.
+
+    Args:
+        model: The trained model, unwrapped.
+        out: An empty folder.
+        spec: The model's part of the spec.
+        parent: The folder that the phase started from.
+        how: The phase's setting `adapter`.
+    """
+    import torch
+
+    if spec.adapter is None:
+        model.config.use_cache = True
+        model.to(getattr(torch, spec.dtype)).save_pretrained(out, safe_serialization=True)
+        return
+    merged = _merged(read_stack(parent), how)
+    stack = Stack(merged, f"adapter-{len(merged)}")
+    write_stack(out, stack, parent)
+    active = out / str(stack.active)
+    model.save_pretrained(active, safe_serialization=True)
+    (active / "README.md").unlink(missing_ok=True)  # a form to fill in
+    config = active / "adapter_config.json"
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values["base_model_name_or_path"] = ""  # a place on this machine; the spec names the base model
+    config.write_text(json.dumps(values, indent=1, sort_keys=True), encoding="utf-8")
+    for name in ("config.json", "generation_config.json"):
+        if (model_folder(spec.path) / name).is_file():
+            shutil.copy(model_folder(spec.path) / name, out / name)
