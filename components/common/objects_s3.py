@@ -66,7 +66,8 @@ def _checksum(data: bytes) -> str:
 
 
 def _code(error: Exception) -> str:
-    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+    response = getattr(error, "response", None) or {}  # errors of the connection have one too: None
+    return str(response.get("Error", {}).get("Code", ""))
 
 
 def _passes(error: Exception) -> bool:
@@ -249,7 +250,9 @@ class S3Objects(Objects):
             data = self._ask(lambda client: client.get_object(**span)["Body"].read())
             if len(data) != end - start:
                 raise Missing(name)
-            os.pwrite(target, data, start)
+            written = 0
+            while written < len(data):  # a disk that is nearly full takes a part, and only then says that it is full
+                written += os.pwrite(target, data[written:], start + written)
 
         found = self.size(name)
         if found is None or found[0] < size:
