@@ -21,7 +21,7 @@ from rich.console import Console
 
 from components.common.curriculum import expand
 from components.common.errors import UserError, mendable
-from components.common.launcher import session
+from components.common.launcher import SESSION_MODULE, STOPPING, session
 from components.common.progress import EVENTS
 from components.common.records import RunInfo, RunRecords
 from components.common.spec import Spec
@@ -164,12 +164,8 @@ def _stoppable(stopped: list[BaseException]) -> Iterator[None]:
     def leave(number: int, *_: object) -> NoReturn:
         reason = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
         stopped.append(reason)
-        # KFP waits for the step under way, which may train for hours: the steps are told to stop, as by a Ctrl-C.
-        import psutil
-
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGINT)
+        if len(stopped) == 1:  # whoever asks a second time does not want to wait
+            _stop_steps()
         raise reason
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -178,6 +174,24 @@ def _stoppable(stopped: list[BaseException]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _stop_steps() -> None:
+    """Tell the step under way to stop, as by a Ctrl-C, and wait for it: a phase saves its state first.
+
+    KFP would wait for the step's end, which may be hours away. The session is left alone: it ends after the steps.
+    """
+    import psutil
+
+    steps: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if SESSION_MODULE not in child.cmdline():
+                steps += [child, *child.children(recursive=True)]
+    for process in steps:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGINT)
+    psutil.wait_procs(steps, timeout=STOPPING + 2)
 
 
 def _versions() -> dict[str, str]:

@@ -25,6 +25,9 @@ phase took more than five times as long. Alone it is faster with them (docs/benc
 else may set OMP_WAIT_POLICY=ACTIVE."""
 SESSION = "PHASETUNE_SESSION"
 """The variable that names the session's socket."""
+SESSION_MODULE = "components.common.session"
+STOPPING = 25.0
+"""Seconds that heavy work may take to stop after a Ctrl-C, which is when a phase saves its state."""
 _LONGEST = 16
 
 
@@ -60,18 +63,26 @@ def _ask(path: str, target: str, arguments: dict[str, Any]) -> dict[str, Any]:
         "op": "call",
         "target": target,
         "arguments": arguments,
+        "pid": os.getpid(),
         "directory": str(Path.cwd()),
         "environment": dict(os.environ),
     }
-    text = _exchange(path, request, [1, 2])
+    text = _exchange(path, request, [1, 2], stoppable=True)
     if not text:
         return {"error": f"the process of {target} was killed; was there enough memory?"}
     answer: dict[str, Any] = json.loads(text)
     return answer
 
 
-def _exchange(path: str, request: dict[str, Any], descriptors: list[int]) -> str:
-    """The session's answer; empty where whoever should give it has ended."""
+def _exchange(path: str, request: dict[str, Any], descriptors: list[int], stoppable: bool = False) -> str:
+    """The session's answer; empty where whoever should give it has ended.
+
+    Args:
+        path: The session's socket.
+        request: What is asked.
+        descriptors: Passed with it.
+        stoppable: On a Ctrl-C, ask whoever is at work to stop, and wait for it: it may have something to save.
+    """
     parts = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
@@ -80,8 +91,17 @@ def _exchange(path: str, request: dict[str, Any], descriptors: list[int]) -> str
             sent = socket.send_fds(connection, [message], descriptors)
             connection.sendall(message[sent:])
             connection.shutdown(socket.SHUT_WR)
-            while part := connection.recv(1 << 16):
-                parts.append(part)
+            try:
+                while part := connection.recv(1 << 16):
+                    parts.append(part)
+            except KeyboardInterrupt:
+                if stoppable:
+                    connection.settimeout(STOPPING)
+                    with suppress(OSError):  # the session may be gone
+                        _exchange(path, {"op": "stop", "pid": os.getpid()}, [])
+                        while connection.recv(1 << 16):
+                            pass
+                raise
         except (ConnectionError, FileNotFoundError):
             return ""
     return b"".join(parts).decode()
@@ -125,9 +145,7 @@ def session(logs: Path) -> Iterator[None]:
         added = {SESSION: str(path), FOLDER: str(ray_folder), "OMP_WAIT_POLICY": WAIT_POLICY, **environment()}
         before = {name: os.environ.get(name) for name in added}
         os.environ.update(added)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "components.common.session", str(path)], stdin=subprocess.PIPE
-        )
+        process = subprocess.Popen([sys.executable, "-m", SESSION_MODULE, str(path)], stdin=subprocess.PIPE)
         try:
             until = time.monotonic() + 30
             while not path.exists() and process.poll() is None and time.monotonic() < until:

@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -96,6 +97,8 @@ class Session:
         early.rename(path)
         self._ray: tuple[int, str] | None = None
         self._preloaded = False
+        self._at_work: dict[int, int] = {}
+        """The children that do heavy work, and for whom."""
 
     def serve(self) -> None:
         """Answer until the driver's pipe closes; then end every child."""
@@ -122,7 +125,9 @@ class Session:
                 parts.append(part)
             request = json.loads(b"".join(parts))
             connection.settimeout(None)
-            if request["op"] == "ray":
+            if request["op"] == "stop":
+                self._stop(request["pid"])
+            elif request["op"] == "ray":
                 connection.sendall(json.dumps(self._ray_address(request["environment"], connection)).encode())
             else:
                 self._preload()
@@ -138,7 +143,9 @@ class Session:
             self._preloaded = True
 
     def _fork_call(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
-        if os.fork():
+        child = os.fork()
+        if child:
+            self._at_work[child] = request["pid"]
             return
         try:
             die_with_parent()
@@ -147,6 +154,7 @@ class Session:
             for number, descriptor in zip((1, 2), descriptors, strict=False):
                 os.dup2(descriptor, number)
                 os.close(descriptor)
+            threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
             connection.sendall(json.dumps(_call_there(request)).encode())
             connection.close()
         finally:
@@ -171,10 +179,18 @@ class Session:
             self._ray = (child, json.loads(text)["address"])
         return {"address": self._ray[1]}
 
+    def _stop(self, asker: int) -> None:
+        """Ask what works for a step to stop."""
+        self._reap()
+        for child, pid in self._at_work.items():
+            if pid == asker:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGINT)
+
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+            while ended := os.waitpid(-1, os.WNOHANG)[0]:
+                self._at_work.pop(ended, None)
 
     def _end_children(self) -> None:
         """End every descendant at once: nothing unfinished is taken for a result, so there is no need to be gentle."""
@@ -200,6 +216,15 @@ def _call_there(request: dict[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):  # whoever listened may be gone
             stream.flush()
     return answer
+
+
+def _end_with(connection: socket.socket) -> None:
+    """End this process when the step that asked has ended: nobody would take its result."""
+    watch = select.poll()
+    watch.register(connection, 0)  # a hang-up is told in any case
+    with contextlib.suppress(OSError):  # the answer is sent and the connection closed
+        watch.poll()
+        os._exit(1)
 
 
 def _alive(pid: int) -> bool:
