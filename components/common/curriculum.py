@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from components.common.digests import hash_order
+from components.common.errors import SpecError
 from components.common.spec import OnlyControl, Spec
 from components.common.spec_base import Source
 from components.common.spec_phases import SETTINGS, GenerateSpec, GrpoSettings, Method, PhaseSpec, Settings, SftSettings
@@ -213,6 +214,18 @@ def expand(spec: Spec, seed: int) -> list[Curriculum]:
         Curriculum(name, (*plan, *_tiered(name, spec, spec.curriculum.then, random=False, before=plan)))
         for name, plan in plans.items()
     ]
+
+
+def find_plan(spec: Spec, curriculum: str, index: int, seed: int) -> PhasePlan:
+    """The plan of one phase.
+
+    Raises:
+        SpecError: If the spec has no such phase.
+    """
+    for candidate in expand(spec, seed):
+        if candidate.name == curriculum and 1 <= index <= len(candidate.phases):
+            return candidate.phases[index - 1]
+    raise SpecError(f"the spec has no phase {index} in {curriculum!r}", "see `phasetune plan SPEC`")
 
 
 def _purpose(epoch: int) -> str:

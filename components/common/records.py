@@ -90,9 +90,10 @@ class RunInfo:
 def step_name(stage: str, curriculum: str = "", index: int = 0, seed: int | None = None) -> str:
     """The name of a step's record.
 
-    `prepare`, `score`, `split.s17`, `train.main.1.s17`, `evaluate.base`, `evaluate.one_off.1.s17`, `report`.
+    `prepare`, `prepare.main.4.s17` (a phase's own data), `score`, `split.s17`,
+    `train.main.1.s17`, `evaluate.base`, `evaluate.one_off.1.s17`, `report`.
     """
-    if stage in ("prepare", "score", "report"):
+    if stage in ("score", "report") or (stage == "prepare" and not index):
         return stage
     if stage == "split":
         return f"split.s{seed}"

@@ -7,45 +7,93 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.lab.families import FAMILIES, MIX, Problem
+from components.lab.mistakes import mistaken
 from components.lab.wording import TEMPLATES, word
 from components.lab.world import facts
 
 STRATA = ((1,), (2, 3), (4, 5))
 """Numbers of steps that are drawn equally often: a third of the rows each."""
+MOST_IDLE = 2000
+"""Draws in a row without a new prompt, after which there are taken to be no more."""
 UNSEEN_SHARE = 1 / 6
 """Share of the held-out rows that use their family's reserved template."""
 
 
-def generate(count: int, seed: int, held_out_fraction: float = 0.2) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which problems are made.
+
+    Attributes:
+        families: Only these; all where empty.
+        steps: Only these numbers of steps; all where empty. Each is drawn equally often.
+        draw: 0, or the number of another draw, with other rows of the same kind.
+    """
+
+    families: tuple[str, ...] = ()
+    steps: tuple[int, ...] = ()
+    draw: int = 0
+
+    def strata(self) -> tuple[tuple[int, ...], ...]:
+        """Numbers of steps that are drawn equally often, as far as the families have problems of so many steps."""
+        made = {steps for steps, shares in MIX.items() if not self.families or set(shares) & set(self.families)}
+        if self.steps:
+            return tuple((steps,) for steps in self.steps if steps in made)
+        return tuple(kept for stratum in STRATA if (kept := tuple(steps for steps in stratum if steps in made)))
+
+
+ALL = Choice()
+
+
+def generate(
+    count: int, seed: int, held_out_fraction: float = 0.2, choice: Choice = ALL, preferences: bool = False
+) -> Iterator[dict[str, Any]]:
     """Yields `count` instruction rows, held-out rows included, the same for the same arguments on every machine.
 
     Args:
         count: number of rows.
         seed: of the drawing and of held-out membership.
         held_out_fraction: share of the problems (groups) that are held out, in [0, 1).
+        choice: which problems; a problem is held out or not whatever the choice.
+        preferences: whether rows are preference pairs: `chosen` and a wrong `rejected` instead of `completion`.
 
     Raises:
-        ValueError: for a negative count or a fraction outside [0, 1).
+        ValueError: for a negative count, a fraction outside [0, 1), or more rows than there are problems.
     """
     if count < 0:
         raise ValueError(f"count is {count}; it must be 0 or more")
     if not 0 <= held_out_fraction < 1:
         raise ValueError(f"held_out_fraction is {held_out_fraction}; it must be in [0, 1)")
-    rng = random.Random(f"lab instructions {seed}")
+    strata = choice.strata()
+    if not strata:
+        raise ValueError("no family has problems of so many steps")
+    rng = random.Random(f"lab instructions {seed}" + (f" draw {choice.draw}" if choice.draw else ""))
     prompts: set[str] = set()
+    idle = 0
     while len(prompts) < count:
-        problem = _draw(rng, STRATA[len(prompts) % len(STRATA)])
+        problem = _draw(rng, strata[len(prompts) % len(strata)], choice.families)
         group = f"{problem.family}-{_digest(problem.content)[:16]}"
         held_out = _share(f"{seed} {group}") < held_out_fraction
         row = _row(rng, problem, group, held_out)
         # A small family can run dry of new prompts; the next draw takes another problem of the same stratum.
+        idle += 1
         if row["prompt"] not in prompts:
             prompts.add(row["prompt"])
-            yield row
+            idle = 0
+            yield _preference(row) if preferences else row
+        elif idle >= MOST_IDLE:
+            raise ValueError(f"no more than {len(prompts)} such rows were found; count must be lower")
+
+
+def _preference(row: dict[str, Any]) -> dict[str, Any]:
+    """The row as a pair: its answer, and a wrong one that looks like it."""
+    rng = random.Random(f"lab rejected {row['prompt']}")
+    chosen = row.pop("completion")
+    return {**row, "chosen": chosen, "rejected": mistaken(rng, chosen)}
 
 
 def verify(row: dict[str, Any], response: str) -> bool:
@@ -72,9 +120,9 @@ def write_lab(folder: Path, count: int, seed: int) -> list[Path]:
     return paths
 
 
-def _draw(rng: random.Random, stratum: tuple[int, ...]) -> Problem:
+def _draw(rng: random.Random, stratum: tuple[int, ...], families: tuple[str, ...]) -> Problem:
     steps = rng.choice(stratum)
-    shares = MIX[steps]
+    shares = {family: share for family, share in MIX[steps].items() if not families or family in families}
     family = rng.choices(list(shares), weights=list(shares.values()))[0]
     return FAMILIES[family](rng, steps)
 

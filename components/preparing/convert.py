@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from components.common.digests import digest, unit_hash
 from components.common.examples import SCHEMA
+from components.common.phase_data import NOTHING, Required
 from components.preparing.chunks import Broken, Chunk
 from components.preparing.drafts import Draft, Malformed, kind
+from components.preparing.extras import lacking
 from components.preparing.formats import CONVERTERS
 from components.preparing.text_keys import exact_turns, normal_turns, normalise, short_digest
 
@@ -33,6 +35,7 @@ class Settings:
         seed: The data seed.
         deduplicate: `none`, `exact` or `normalised`.
         held_out: Whether the source is held out whole.
+        required: What a row must have.
     """
 
     source: str
@@ -42,6 +45,7 @@ class Settings:
     seed: int
     deduplicate: str
     held_out: bool
+    required: Required = NOTHING
 
 
 class Rejection(NamedTuple):
@@ -116,6 +120,8 @@ def _whole(row: Any) -> Any:
 
 def _add(draft: Draft, settings: Settings, made: Converted, columns: "_Columns") -> None:
     """Sample, digest and store one draft; nothing is stored before everything has been computed."""
+    if (reason := lacking(draft, settings.required)) is not None:
+        raise Malformed(reason)
     seed = settings.seed
     prompt = normal_turns(draft.messages[:-1])
     key = prompt if draft.group is None else draft.group

@@ -7,6 +7,7 @@ these names means what the format says.
 import math
 from typing import Any
 
+from components.common.phase_data import Required
 from components.common.verifiers import VERIFIERS, fault
 from components.preparing.drafts import Draft, Malformed, Turn, kind, number, scalars
 
@@ -28,6 +29,20 @@ def drafted(row: dict[str, Any], found: tuple[Turn, ...], used: frozenset[str]) 
     if not EXTRAS.isdisjoint(row):
         _give(draft, row)
     return draft
+
+
+def lacking(draft: Draft, required: Required) -> str | None:
+    """Why a draft is of no use to a phase's method, if it is not."""
+    if required.rejected and draft.rejected is None:
+        return f"no rejected reply, which {required.phase} needs"
+    if required.verifier and draft.verifier is None:
+        return f"no `answer` with a `verifier`, which {required.phase} needs"
+    for name in required.usable:
+        if draft.answer is None:
+            return f"no `answer`, which {required.phase} needs"
+        if (wrong := fault(name, draft.answer)) is not None:
+            return f"`answer` is of no use to {name}, which {required.phase} asks: {wrong}"
+    return None
 
 
 def _give(draft: Draft, row: dict[str, Any]) -> None:

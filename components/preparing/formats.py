@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from components.preparing.conversations import transcript, tree_paths, turns
+from components.preparing.conversations import tree_paths, turns
 from components.preparing.drafts import Draft, Malformed, Turn, items, kind, number, optional_text, text
 from components.preparing.extras import EXTRAS, drafted
+from components.preparing.preferences import hh, rejected_reply
 
 Converter = Callable[[dict[str, Any]], list[Draft | Malformed]]
 
@@ -102,15 +103,22 @@ _PROMPT_COLUMNS = (
 
 
 def flan(row: dict[str, Any]) -> list[Draft | Malformed]:
-    """`prompt` and `completion`, or `inputs` and `targets` (FLAN, T0); both may be chat lists."""
+    """`prompt` and `completion`, or `inputs` and `targets` (FLAN, T0); both may be chat lists.
+
+    A `prompt` with an `answer` and no completion, as data for reinforcement learning have, is answered by that.
+    """
     # P3 ships token ids as `inputs` beside the text as `inputs_pretokenized`.
     order = _PROMPT_COLUMNS[::-1] if "inputs_pretokenized" in row else _PROMPT_COLUMNS
     asked, replied = next((pair for pair in order if pair[0] in row or pair[1] in row), order[0])
     prompt, completion = row.get(asked), row.get(replied)
+    if completion is None and replied == "completion" and row.get("answer") is not None:
+        completion = text({"answer": str(row["answer"])}, "answer")
+    if isinstance(prompt, list) and isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
     if isinstance(prompt, list) and isinstance(completion, list):
         found = turns([*prompt, *completion], asked)
     else:
-        found = (("user", text(row, asked)), ("assistant", text(row, replied)))
+        found = (("user", text(row, asked)), ("assistant", text({replied: completion}, replied)))
     return [_with_rejected(row, drafted(row, found, EXTRAS | {asked, replied, "rejected"}))]
 
 
@@ -118,24 +126,20 @@ _MESSAGES = EXTRAS | {"messages", "rejected"}
 
 
 def messages(row: dict[str, Any]) -> list[Draft | Malformed]:
-    """`messages`: turns with `role` and `content` (OpenAI); an optional `rejected` last reply."""
-    return [_with_rejected(row, drafted(row, turns(items(row, "messages"), "messages"), _MESSAGES))]
+    """`messages`: turns with `role` and `content` (OpenAI); an optional `rejected` last reply.
+
+    Where the user's turn is the last and there is an `answer`, it is answered by that.
+    """
+    chat = items(row, "messages")
+    last = chat[-1].get("role", chat[-1].get("from")) if isinstance(chat[-1], dict) else None
+    if last in ("user", "human") and row.get("answer") is not None:
+        chat = [*chat, {"role": "assistant", "content": text({"answer": str(row["answer"])}, "answer")}]
+    return [_with_rejected(row, drafted(row, turns(chat, "messages"), _MESSAGES))]
 
 
 def _with_rejected(row: dict[str, Any], draft: Draft) -> Draft:
-    draft.rejected = _rejected_reply(row.get("rejected"))
+    draft.rejected = rejected_reply(row.get("rejected"))
     return draft
-
-
-def _rejected_reply(value: Any) -> str | None:
-    if isinstance(value, dict):
-        value = [value]
-    if isinstance(value, list) and value:
-        last = value[-1]
-        value = last.get("content", last.get("value")) if isinstance(last, dict) else last
-    if value is None or value == []:
-        return None
-    return text({"rejected": value}, "rejected")
 
 
 _SELF_INSTRUCT = EXTRAS | {"instruction", "instances"}
@@ -164,38 +168,6 @@ def self_instruct(row: dict[str, Any]) -> list[Draft | Malformed]:
 def evol_instruct(row: dict[str, Any]) -> list[Draft | Malformed]:
     """`instruction` and `output`, or `conversations` (WizardLM Evol-Instruct)."""
     return sharegpt(row) if "conversations" in row else alpaca(row)
-
-
-_HH = EXTRAS | {"prompt", "chosen", "rejected"}
-
-
-def hh(row: dict[str, Any]) -> list[Draft | Malformed]:
-    """`chosen` and `rejected`: transcripts (Anthropic HH), chat lists, or plain replies to a `prompt` beside them."""
-    chosen, rejected = _preferred(row, "chosen"), _preferred(row, "rejected")
-    if chosen[:-1] != rejected[:-1]:
-        raise Malformed("`chosen` and `rejected` do not answer the same prompt")
-    if chosen[-1] == rejected[-1]:
-        raise Malformed("`chosen` and `rejected` are the same")
-    draft = drafted(row, chosen, _HH)
-    draft.rejected = rejected[-1][1]
-    return [draft]
-
-
-def _preferred(row: dict[str, Any], key: str) -> tuple[Turn, ...]:
-    value, prompt = row.get(key), row.get("prompt")
-    if isinstance(value, list):
-        before = prompt if isinstance(prompt, list) else []
-        # A reply alone follows the prompt; a list that holds the user's turn is the whole conversation.
-        only_reply = not any(isinstance(turn, dict) and turn.get("role") == "user" for turn in value)
-        if only_reply and isinstance(prompt, str):
-            before = [{"role": "user", "content": prompt}]
-        return turns([*before, *value] if only_reply else value, key)
-    said = text(row, key)
-    if isinstance(prompt, str) and prompt.strip():
-        if prompt.lstrip().startswith(("Human:", "Assistant:")):
-            return transcript(prompt + said, key)
-        return ("user", prompt), ("assistant", said)
-    return transcript(said, key)
 
 
 _GSM8K = EXTRAS | {"question", "answer"}

@@ -14,6 +14,7 @@ sides, which has no other answer. Only 16-byte digests are kept, about 300 bytes
 """
 
 from array import array
+from collections.abc import Iterable, Iterator
 
 from components.preparing.convert import HASHED, REFUSED, WANTED, Converted
 
@@ -35,6 +36,15 @@ class Membership:
         if bits & (WANTED | REFUSED):
             self._bits[self._root(node)] |= bits & (WANTED | REFUSED)
         return node
+
+    def hold_out(self, keys: Iterable[bytes]) -> None:
+        """Hold out prompts and groups, by their digests, and all that will be tied to them."""
+        for key in keys:
+            self._bits[self._root(self._node(key, 0))] |= WANTED
+
+    def held_out_keys(self) -> Iterator[bytes]:
+        """The digests of the prompts and groups that are held out; right only after the last `add`."""
+        return (key for key, node in self._nodes.items() if self.held_out(node))
 
     def held_out(self, node: int) -> bool:
         """Whether a node's component is held out; right only after the last `add`."""

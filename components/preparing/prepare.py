@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from components.common.errors import DataError
 from components.common.examples import SCHEMA, Ledger
+from components.common.phase_data import NOTHING, Required
 from components.common.spec import DataSpec
 from components.preparing.chunks import Chunk
 from components.preparing.convert import Converted, Settings, convert
@@ -28,9 +29,12 @@ from components.preparing.parts import deal_out
 from components.preparing.recognise import ROWS, is_flat_tree, recognise
 from components.preparing.rejections import Rejections
 from components.preparing.sources import Part, read_part, resolve
+from components.preparing.text_keys import DIGEST_BYTES
 from components.preparing.workers import Workers, processes_for
 
 Progress = Callable[[str, int], None]
+KEYS = "held_out.keys"
+"""The digests of all prompts and groups on the held-out side, one after the other."""
 
 
 @dataclass(slots=True)
@@ -51,17 +55,26 @@ class FileReport:
 
 
 def prepare(
-    data: DataSpec, seed: int, out: Path, progress: Progress | None = None, processes: int | None = None
+    data: DataSpec,
+    seed: int,
+    out: Path,
+    progress: Progress | None = None,
+    processes: int | None = None,
+    required: Required | None = None,
+    beside: Path | None = None,
 ) -> Ledger:
     """Read all sources and write the examples, the held-out part, and what became of every row.
 
     Args:
         data: The spec's sources; paths absolute or with a scheme.
         seed: The data seed: decides what is held out and what a weight leaves out.
-        out: An empty folder; gets `train.parquet`, `held_out.parquet`, `rejected.jsonl`, `ledger.json` and
-            `sources.json`.
+        out: An empty folder; gets `train.parquet`, `held_out.parquet`, `held_out.keys`, `rejected.jsonl`,
+            `ledger.json` and `sources.json`.
         progress: Called after every chunk with the source's name and the rows read so far in all.
         processes: Processes that convert; by the sources' size where None. The result does not depend on it.
+        required: What a row must have, of a phase's data.
+        beside: Of a phase's data: the folder of the run's, whose held-out prompts and groups, and all that the
+            phase's data tie to them, are held out here too, and so left out of the phase.
 
     Returns:
         The ledger, which closes.
@@ -80,31 +93,51 @@ def prepare(
         with Workers(count) as workers, pa.OSFile(str(path), "wb") as file:
             options = pa.ipc.IpcWriteOptions(compression="lz4")
             with pa.ipc.new_stream(file, SCHEMA, options=options) as writer:
-                first_pass = _FirstPass(data, seed, rejections, writer.write_batch, progress)
+                first_pass = _FirstPass(data, seed, rejections, writer.write_batch, progress, required or NOTHING)
+                if beside is not None:
+                    first_pass.membership.hold_out(_read_keys(beside / KEYS))
                 reports = [first_pass.read(part, workers) for part in parts]
         ledger = first_pass.ledger
         rejections.check(ledger.rows_in + ledger.expanded, at_end=True)
         if not ledger.examples:
-            raise _nothing_left(ledger)
+            raise _nothing_left(ledger, required)
         held_out = [first_pass.membership.held_out(node) for node in first_pass.nodes]
+        (out / KEYS).write_bytes(b"".join(first_pass.membership.held_out_keys()))
         ledger.held_out = deal_out(path, held_out, out / "train.parquet", out / "held_out.parquet")
     ledger.check()
     if ledger.held_out == ledger.examples:
-        raise DataError(
-            f"all {ledger.examples} examples are held out; none is left to train on",
-            "lower data.held_out.fraction, or check that data.held_out.sources do not repeat the training data",
-        )
+        raise _all_held_out(ledger, required)
     _write_json(out / "ledger.json", ledger.to_dict())
     _write_json(out / "sources.json", [asdict(report) for report in reports])
     return ledger
 
 
-def _nothing_left(ledger: Ledger) -> DataError:
+def _nothing_left(ledger: Ledger, required: Required | None) -> DataError:
+    where = "data.train" if required is None else "`data` of that phase"
     return DataError(
-        f"the sources hold no example: {ledger.rows_in} rows read, {ledger.rejected} malformed, "
+        f"{_of(required)}the sources hold no example: {ledger.rows_in} rows read, {ledger.rejected} malformed, "
         f"{ledger.unsampled} left out by weights",
-        "check the files under data.train, and their weights",
+        f"check the files under {where}, and their weights",
     )
+
+
+def _all_held_out(ledger: Ledger, required: Required | None) -> DataError:
+    remedy = "check that data.held_out.sources do not repeat the training data"
+    if required is not None:
+        remedy = "give the phase data that the held-out part does not hold"
+    return DataError(
+        f"{_of(required)}all {ledger.examples} examples are held out; none is left to train on",
+        f"lower data.held_out.fraction, or {remedy}",
+    )
+
+
+def _of(required: Required | None) -> str:
+    return "" if required is None else f"{required.phase}: "
+
+
+def _read_keys(path: Path) -> Iterator[bytes]:
+    keys = path.read_bytes()
+    return (keys[start : start + DIGEST_BYTES] for start in range(0, len(keys), DIGEST_BYTES))
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -121,12 +154,14 @@ class _FirstPass:
         rejections: Rejections,
         write: Callable[[pa.RecordBatch], None],
         progress: Progress | None,
+        required: Required,
     ) -> None:
         self.ledger = Ledger()
         self.membership = Membership()
         self.nodes = array("q")
         self._data = data
         self._seed = seed
+        self._required = required
         self._rejections = rejections
         self._write = write
         self._progress = progress or (lambda source, rows: None)
@@ -144,6 +179,7 @@ class _FirstPass:
             seed=self._seed,
             deduplicate=self._data.deduplicate,
             held_out=part.held_out,
+            required=self._required,
         )
         for made in workers.map(partial(convert, settings=settings), chunks):
             self._take(made, part, report)

@@ -26,11 +26,11 @@ def _tree(row: dict[str, Any]) -> bool:
 
 
 # In this order: the first that fits most rows is taken, so the more particular ones stand before those that they
-# contain (a preference pair may carry `prompt`; a self-instruct row has an `instruction` too).
+# contain (a preference pair may carry `prompt` or `messages`; a self-instruct row has an `instruction` too).
 _SIGNS: list[tuple[str, str, Callable[[dict[str, Any]], bool]]] = [
+    ("hh", "`chosen` and `rejected`", _has("chosen", "rejected")),
     ("messages", "`messages`", _has("messages")),
     ("sharegpt", "`conversations`", _has("conversations")),
-    ("hh", "`chosen` and `rejected`", _has("chosen", "rejected")),
     ("oasst", "`prompt` as a message with replies", _tree),
     ("oasst", "`message_id`, `parent_id`, `role` and `text`", _has("message_id", "parent_id", "role", "text")),
     ("self_instruct", "`instruction` and `instances`", _has("instruction", "instances")),
@@ -40,6 +40,7 @@ _SIGNS: list[tuple[str, str, Callable[[dict[str, Any]], bool]]] = [
     ("gsm8k", "`question` and `answer` with `####`", _solution),
     ("openorca", "`question` and `response`", _has("question", "response")),
     ("flan", "`prompt` and `completion`", _has("prompt", "completion")),
+    ("flan", "`prompt` and `answer`", _has("prompt", "answer")),
     ("flan", "`inputs` and `targets`", _has("inputs", "targets")),
     ("flan", "`inputs_pretokenized` and `targets_pretokenized`", _has("inputs_pretokenized", "targets_pretokenized")),
 ]

@@ -1,6 +1,6 @@
-"""Rows that do not lie in a local file: objects of S3, data sets of the Hugging Face hub, and the lab's generator.
+"""Rows that do not lie in a local file: objects of S3 and data sets of the Hugging Face hub.
 
-A failure of any of them is one `DataError` with its remedy.
+A failure of either is one `DataError` with its remedy.
 """
 
 from collections.abc import Iterator
@@ -161,27 +161,3 @@ def hf_chunks(url: str) -> Iterator[Rows]:
             "check the id, split and revision, the network or HF_ENDPOINT, and HF_TOKEN for gated data; "
             "or download the files and give their path (HF_HUB_OFFLINE=1 reads a data set that is in the cache)",
         ) from error
-
-
-LAB_PARAMETERS = {"count": "number of rows, 3000 where absent"}
-
-
-def lab_count(url: str) -> int:
-    """The number of rows that `lab://instructions?count=...` asks for.
-
-    Raises:
-        DataError: If the address is another one or the count no number.
-    """
-    if urlsplit(url).netloc != "instructions":
-        raise DataError(f"{url}: the lab has no such data", "write lab://instructions?count=3000")
-    count = query_of(url, LAB_PARAMETERS).get("count", "3000")
-    if not count.isdecimal() or int(count) < 1:
-        raise DataError(f"{url}: `count` is {count!r}", "give a whole number from 1")
-    return int(count)
-
-
-def lab_chunks(url: str, seed: int, fraction: float) -> Iterator[Rows]:
-    """The lab's rows, made by its generator."""
-    from components.lab.generator import generate
-
-    yield from in_chunks(enumerate(generate(lab_count(url), seed, fraction), start=1))

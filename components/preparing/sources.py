@@ -11,13 +11,15 @@ from urllib.parse import urlsplit
 
 from components.common.digests import digest, digest_file
 from components.common.errors import DataError
+from components.common.phase_data import Required
 from components.common.spec import DataSpec
 from components.common.spec_base import Source
 from components.preparing import remote
 from components.preparing.chunks import Chunk
 from components.preparing.containers import container, known_suffixes, read_chunks
+from components.preparing.laboratory import lab_asked, lab_chunks
 
-PREPARING_VERSION = 2
+PREPARING_VERSION = 3
 """To be raised whenever the same sources would become other examples; it makes stored results unfindable."""
 _DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -86,7 +88,7 @@ def _parts(source: Source, held_out: bool) -> list[Part]:
             raise DataError(f"{source.path}: no data file below it", f"data files end in {known_suffixes()}")
         return [Part(name, source, held_out, f"s3://{item.bucket}/{item.key}", "s3", item) for item in found]
     if scheme in ("hf", "lab"):
-        remote.hf_dataset(source.path) if scheme == "hf" else remote.lab_count(source.path)
+        remote.hf_dataset(source.path) if scheme == "hf" else lab_asked(source.path)
         return [Part(name, source, held_out, source.path, scheme)]
     if scheme not in ("", "file"):
         raise DataError(
@@ -132,7 +134,7 @@ def read_part(part: Part, data: DataSpec, seed: int) -> Iterator[Chunk]:
     if part.kind == "hf":
         yield from remote.hf_chunks(part.shown)
     elif part.kind == "lab":
-        yield from remote.lab_chunks(part.shown, seed, data.held_out.fraction)
+        yield from lab_chunks(part.shown, seed, data.held_out.fraction)
     elif part.item is not None:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "object"
@@ -142,7 +144,7 @@ def read_part(part: Part, data: DataSpec, seed: int) -> Iterator[Chunk]:
         yield from read_chunks(Path(part.shown), part.shown)
 
 
-def fingerprint(data: DataSpec, seed: int) -> str:
+def fingerprint(data: DataSpec, seed: int, required: Required | None = None, beside: str = "") -> str:
     """Digest of everything that determines what `prepare` makes of the same arguments.
 
     The content counts, not where it lies: a moved file keeps its key, as long as its source keeps its name (which
@@ -152,20 +154,25 @@ def fingerprint(data: DataSpec, seed: int) -> str:
     Args:
         data: The spec's sources, paths absolute or with a scheme.
         seed: The data seed.
+        required: What a row must have, of a phase's data.
+        beside: The key of the run's data, whose held-out part a phase's data leave out.
 
     Raises:
         DataError: If a source does not exist or cannot be read.
     """
     parts = [[part.source, part.spec.format, part.spec.weight, part.held_out, _content(part)] for part in resolve(data)]
     options = [data.held_out.fraction, data.max_rejected, data.deduplicate]
-    return digest({"version": PREPARING_VERSION, "seed": seed, "options": options, "parts": parts})
+    made: dict[str, Any] = {"version": PREPARING_VERSION, "seed": seed, "options": options, "parts": parts}
+    if required is not None:
+        made |= {"required": required.content, "beside": beside}
+    return digest(made)
 
 
 def _content(part: Part) -> Any:
     if part.item is not None:
         return ["s3", *_packing(part), part.item.etag, part.item.size]
     if part.kind == "lab":
-        return ["lab", remote.lab_count(part.shown), _lab_digest()]
+        return ["lab", repr(lab_asked(part.shown)), _lab_digest()]
     if part.kind == "hf":
         name, parameters = remote.hf_dataset(part.shown)
         folder = Path(name)

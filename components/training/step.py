@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from components.common.checkpoints import CheckpointPlace, clear
-from components.common.curriculum import OWN, PhasePlan, expand, schedule_spans, sequence, steps_of
+from components.common.curriculum import OWN, PhasePlan, expand, find_plan, schedule_spans, sequence, steps_of
 from components.common.digests import digest_lines, seed_for
-from components.common.errors import DataError, SpecError
+from components.common.errors import DataError
 from components.common.examples import read_examples, read_rows
 from components.common.keys import phase_key
 from components.common.models import model_digest, model_folder
@@ -37,18 +37,6 @@ RESULTS = (
     "train_seconds",
     "extra",
 )
-
-
-def find_plan(spec: Spec, curriculum: str, index: int, seed: int) -> PhasePlan:
-    """The plan of one phase.
-
-    Raises:
-        SpecError: If the spec has no such phase.
-    """
-    for candidate in expand(spec, seed):
-        if candidate.name == curriculum and 1 <= index <= len(candidate.phases):
-            return candidate.phases[index - 1]
-    raise SpecError(f"the spec has no phase {index} in {curriculum!r}", "see `phasetune plan SPEC`")
 
 
 def tier_files(folder: Path, tiers: int) -> dict[int, Path]:

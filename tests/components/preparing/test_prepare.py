@@ -77,7 +77,7 @@ def test_every_row_is_counted(tmp_path):
         }
     ]  # fmt: skip
     assert sorted(file.name for file in out.iterdir()) == [
-        "held_out.parquet", "ledger.json", "rejected.jsonl", "sources.json", "train.parquet",
+        "held_out.keys", "held_out.parquet", "ledger.json", "rejected.jsonl", "sources.json", "train.parquet",
     ]  # fmt: skip
 
 
