@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from components.common.errors import SpecError, UserError
+from pipelines import store_cli
 
 app = typer.Typer(
     name="phasetune",
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(store_cli.app, name="store")
 # Bound to the terminal as it is now: while a run goes on, standard output is a log file.
 console = Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else 100)
 complaints = Console(file=sys.stderr, soft_wrap=True)
@@ -242,8 +244,11 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [item for item in sys.argv[1:] if item != "--debug"]
     try:
-        if app(args=arguments, standalone_mode=False) == 130:  # typer takes a Ctrl-C and hands back its code
+        code = app(args=arguments, standalone_mode=False)
+        if code == 130:  # typer takes a Ctrl-C and hands back its code
             sys.exit(_fail(KeyboardInterrupt(), debug))
+        if code:  # a command's own, as of `store verify`
+            sys.exit(code)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
     except BaseException as error:

@@ -220,7 +220,7 @@ def reading(uri: str) -> Path:
         Damaged: If they are not what their maker left there; the entry is set aside, so that a rerun makes it again.
         UserError: If it is not there.
     """
-    if not uri.startswith("s3://") and not (Path(uri) / MANIFEST).exists():
+    if not uri.startswith("s3://") and Path(uri).is_dir() and not (Path(uri) / MANIFEST).exists():
         return Path(uri)  # a stage's result on its own, outside any store
     place, kind, key = located(uri)
     store = Store(place)

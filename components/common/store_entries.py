@@ -228,7 +228,7 @@ class Entries(ABC):
         """Delete an entry for good; killed in the middle, it leaves no entry."""
 
     @abstractmethod
-    def keys(self) -> Iterator[tuple[Kind, str]]:
+    def listed(self) -> Iterator[tuple[Kind, str]]:
         """All that is there, listed: only for `ls` and `gc`."""
 
     @contextmanager

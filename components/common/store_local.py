@@ -123,7 +123,7 @@ class LocalEntries(Entries):
         shutil.rmtree(aside, ignore_errors=True)
         (self.local / VERIFIED / f"{kind}-{key}.json").unlink(missing_ok=True)
 
-    def keys(self) -> Iterator[tuple[Kind, str]]:
+    def listed(self) -> Iterator[tuple[Kind, str]]:
         """See `Entries`."""
         for kind in KINDS:
             for path in sorted((self.local / kind).glob(f"*/{MANIFEST}")):

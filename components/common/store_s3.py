@@ -220,7 +220,7 @@ class S3Entries(Entries):
         for folder in (self.local / kind).glob(f"{key}-*"):
             self._drop(folder)
 
-    def keys(self) -> Iterator[tuple[Kind, str]]:
+    def listed(self) -> Iterator[tuple[Kind, str]]:
         """See `Entries`."""
         for kind in KINDS:
             for item in self.objects.list(kind):

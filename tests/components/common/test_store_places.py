@@ -170,10 +170,20 @@ def test_a_step_that_reads_a_damaged_result_says_so_and_the_next_run_makes_it_ag
         _ = reference.folder
     assert caught.value.remedy == "run the same command again: it is made again"
     assert store.find("phases", KEY) is None
-    with pytest.raises(UserError):
-        _ = reference.folder / "model"
-        folder_of(entry.uri).iterdir() if folder_of(entry.uri) else None
-        raise UserError("gone")
+    with pytest.raises(UserError, match="is not in the store any more"):
+        _ = reference.folder
+
+
+def test_a_folder_outside_any_store_is_taken_as_it_is(tmp_path):
+    assert Reference("key", str(tmp_path)).folder == tmp_path
+    assert folder_of(str(tmp_path / "absent")) == tmp_path / "absent"
+
+
+def test_what_s3_has_no_more_has_no_folder(s3_place):
+    entry = make(Store(s3_place))
+    assert (folder_of(entry.uri) / "model" / "weights").read_text() == "x"
+    Store(s3_place).entries.delete("phases", KEY)
+    assert folder_of(entry.uri) is None
 
 
 def test_what_was_read_once_is_not_read_again(store, monkeypatch):
