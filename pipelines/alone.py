@@ -25,6 +25,7 @@ from components.common.progress import Progress
 from components.common.records import RunInfo, RunRecords
 from components.common.spec import DataSpec, Spec, SplittingSpec
 from components.common.spec_file import check, resolve_model, source_path
+from components.common.spec_phases import SETTINGS, Method
 from pipelines.planning import check_compute
 from pipelines.screen import working
 
@@ -101,7 +102,7 @@ def score_alone(
         with working(console, f"scoring {ledger.examples:,} examples with {spec.scoring.method}"):
             job = {**measure_job(spec, files, digest), "for_training": False, "out": str(folder)}
             launch("components.scoring.measure:measure", job=job)
-        for name in ("train.parquet", "held_out.parquet"):
+        for name in ("train.parquet", "held_out.parquet", "held_out.keys"):
             (folder / name).unlink()
         said = {"key": key, **job["about"]}
         said.update(rank_correlations(folder / "scores.parquet"))
@@ -153,29 +154,41 @@ def train_alone(
     seed: int,
     out: Path,
     console: Console,
+    method: str = "sft",
 ) -> None:
-    """`phasetune train`: one phase; writes model/ and phase.json."""
+    """`phasetune train`: one phase; writes model/, phase.json, and what the method shows (rollouts, pairs)."""
     from components.common.models import model_folder
     from components.training.step import fit_job
 
-    settings = dict(_pair(item) for item in overrides)
+    kind = _method(method)
     base = {"path": resolve_model(model, Path.cwd())}
-    spec = _spec(curriculum={"sft": settings}, compute=compute, seed=seed, model=base)
+    chosen = {kind: dict(_pair(item) for item in overrides)}
+    spec = _spec(curriculum=chosen, compute=compute, seed=seed, model=base)
     check_compute(spec)
     for path in tiers:
         _refuse_absent(path, "tier file", "`phasetune split` writes it")
-    sft = spec.curriculum.sft
+    settings = spec.curriculum.shared(kind)
+    if settings.select != "last":
+        raise SpecError("a phase alone has no held-out part to select a checkpoint on", "leave `select` out")
     numbers = tuple(range(1, len(tiers) + 1))
-    plan = PhasePlan(MAIN, 1, "phase", "sft", (Portion(numbers, sft.epochs),), "tiers", sft)
+    plan = PhasePlan(MAIN, 1, "phase", kind, (Portion(numbers, settings.epochs),), "tiers", settings)
     files = {number: path.absolute() for number, path in zip(numbers, tiers, strict=True)}
-    with whole_folder(out, ["model"], last="phase.json") as folder, working(console, "training"):
+    makes = ["model", "rollouts.parquet", "pairs.parquet"]
+    with whole_folder(out, makes, last="phase.json") as folder, working(console, "training"):
         job = {**fit_job(spec, plan, files, seed, model_folder(spec.model.path)), "out": str(folder)}
         result, _ = launch("components.training.fit:fit", job=job)
-        about = {"seed": seed, "model": spec.model.path, "settings": sft.model_dump(mode="json"), **result}
-        (folder / "phase.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        about = {"seed": seed, "model": spec.model.path, "method": kind, "settings": settings.model_dump(mode="json")}
+        (folder / "phase.json").write_text(json.dumps({**about, **result}, indent=1), encoding="utf-8")
     last = result["learning"][-1]["loss"]
     console.print(f"{result['steps']} steps, {result['tokens']:,} tokens, last loss {last:.3f}", highlight=False)
     console.print(f"wrote {out / 'model'}", highlight=False)
+
+
+def _method(name: str) -> Method:
+    for known in SETTINGS:
+        if known == name:
+            return known
+    raise SpecError(f"--method {name!r} is not known", f"known are {', '.join(SETTINGS)}")
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -201,7 +214,8 @@ def evaluate_alone(
         held_out = _tiered(data, seed, folder)
         job = {**measure_job(spec, spec.model.path, held_out, "evaluate"), "out": str(folder)}
         result, _ = launch("components.evaluation.measure:measure", job=job)
-        for leftover in ("tiered.parquet", "train.parquet", "held_out.parquet", "ledger.json", "sources.json"):
+        made = ("tiered.parquet", "train.parquet", "held_out.parquet", "held_out.keys", "ledger.json", "sources.json")
+        for leftover in made:
             (folder / leftover).unlink(missing_ok=True)
         (folder / "metrics.json").write_text(json.dumps(result, indent=1, sort_keys=True), encoding="utf-8")
     metrics = result["metrics"]

@@ -138,8 +138,9 @@ def train(
     out: Out,
     model: Model = "lab",
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Of curriculum.sft, e.g. epochs=2.", metavar="KEY=VALUE")
+        list[str] | None, typer.Option("--set", help="A setting of the method, e.g. epochs=2.", metavar="KEY=VALUE")
     ] = None,
+    method: Annotated[str, typer.Option(help="sft, dpo (rows with a rejected reply) or grpo.")] = "sft",
     workers: Annotated[int, typer.Option(help="Training workers.")] = 1,
     gpus_per_worker: Annotated[int, typer.Option(help="0 or 1.")] = 0,
     threads: Annotated[
@@ -151,7 +152,7 @@ def train(
     from pipelines.alone import train_alone
 
     compute = {"workers": workers, "gpus_per_worker": gpus_per_worker, "threads": threads}
-    train_alone(tiers, model, overrides or [], compute, seed, out, console)
+    train_alone(tiers, model, overrides or [], compute, seed, out, console, method)
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """The pipeline: spec -> KFP graph, and its execution on this machine.
 
-The graph is built from the spec, so a task stands for each step: prepare, score, a split for each seed, and for each
-phase of each curriculum a training and an evaluation. Only real dependencies are edges.
+The graph is built from the spec, so a task stands for each step: prepare, score, a split for each seed, for each phase
+of each curriculum a training and an evaluation, and for each set of sources that phases have of their own one more
+prepare. Only real dependencies are edges.
 
 KFP reads the annotations of the pipeline function, so this module does not postpone their evaluation.
 """
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.common.curriculum import expand
 from components.common.errors import SpecError
+from components.common.phase_data import Place, preparing_places
 from components.common.records import BASE, RunInfo
 from components.common.spec import Spec
 from components.common.spec_file import spec_digest
@@ -31,7 +33,7 @@ def build(spec: Spec, context: str) -> "BaseComponent":
     from kfp import dsl
 
     from components.evaluation.component import evaluate
-    from components.preparing.component import prepare
+    from components.preparing.component import prepare, prepare_phase
     from components.reporting.component import report
     from components.scoring.component import score
     from components.splitting.component import split
@@ -46,7 +48,8 @@ def build(spec: Spec, context: str) -> "BaseComponent":
     def phased() -> None:
         prepared = named(prepare(context=context), "prepare")
         scored = named(score(context=context, prepared=prepared.output), "score")
-        leaves = []
+        leaves, places = [], preparing_places(spec)
+        own: dict[Place, Any] = {}
         for seed in spec.all_seeds:
             tiers = named(split(context=context, scores=scored.output, seed=seed), f"split seed {seed}")
             if seed == spec.all_seeds[0]:
@@ -57,7 +60,12 @@ def build(spec: Spec, context: str) -> "BaseComponent":
                 for plan in curriculum.phases:
                     place = {"curriculum": curriculum.name, "index": plan.index, "seed": seed}
                     label = f"{curriculum.name} {plan.index} {plan.name} seed {seed}"
-                    phase = train(context=context, split=tiers.output, parent=parent, **place)
+                    data = places.get((curriculum.name, plan.index, seed))
+                    if data is not None and data not in own:
+                        made = prepare_phase(context=context, prepared=prepared.output, **place)
+                        own[data] = named(made, f"prepare {label}").output
+                    mine = "" if data is None else own[data]
+                    phase = train(context=context, split=tiers.output, parent=parent, data=mine, **place)
                     parent = named(phase, f"train {label}").outputs["Output"]
                     measured = evaluate(context=context, split=tiers.output, phase=parent, **place)
                     leaves.append(named(measured, f"evaluate {label}"))
@@ -110,6 +118,12 @@ def local_places(spec: Spec) -> list[tuple[str, str]]:
     """The spec's keys whose value only this machine understands."""
     sources = [(f"data.train.{place}.path", source.path) for place, source in enumerate(spec.data.train)]
     sources += [(f"data.held_out.sources.{p}.path", source.path) for p, source in enumerate(spec.data.held_out.sources)]
+    for list_name, phases in (("phases", spec.curriculum.phases or []), ("then", spec.curriculum.then)):
+        sources += [
+            (f"curriculum.{list_name}.{which}.data.{place}.path", source.path)
+            for which, phase in enumerate(phases)
+            for place, source in enumerate(phase.data)
+        ]
     places = [*sources, ("model.path", spec.model.path), ("store", spec.store)]
     if spec.tracking.enabled:
         places.append(("tracking.uri", spec.tracking.uri))

@@ -22,6 +22,7 @@ from rich.console import Console
 from components.common.curriculum import expand
 from components.common.errors import UserError, mendable
 from components.common.launcher import SESSION_MODULE, STOPPING, session
+from components.common.phase_data import preparing_places
 from components.common.progress import EVENTS
 from components.common.records import RunInfo, RunRecords
 from components.common.spec import Spec
@@ -97,7 +98,7 @@ def new_run(spec: Spec, output_dir: Path) -> RunInfo:
 def count_steps(spec: Spec) -> int:
     """Steps of a run that leave a record, but for the report."""
     curricula = sum(len(one.phases) for seed in spec.all_seeds for one in expand(spec, seed))
-    return 2 + len(spec.all_seeds) + 1 + 2 * curricula
+    return 2 + len(spec.all_seeds) + 1 + 2 * curricula + len(set(preparing_places(spec).values()))
 
 
 def _open_tracking(spec: Spec, info: RunInfo, console: Console) -> dict[str, str]:

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from components.common.digests import digest
 from components.common.errors import SpecError
 from components.common.spec import Spec
+from components.common.spec_base import Source
+from components.common.spec_phases import PhaseSpec
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+]*://")
 _DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -257,18 +259,24 @@ def source_path(path: str, folder: Path) -> str:
 
 
 def _absolute(spec: Spec, folder: Path) -> Spec:
-    data = spec.data
-    train = [source.model_copy(update={"path": source_path(source.path, folder)}) for source in data.train]
-    held_out = [s.model_copy(update={"path": source_path(s.path, folder)}) for s in data.held_out.sources]
+    data, curriculum = spec.data, spec.curriculum
+
+    def placed(sources: Sequence[Source]) -> list[Source]:
+        return [source.model_copy(update={"path": source_path(source.path, folder)}) for source in sources]
+
+    def with_data(phases: Sequence[PhaseSpec]) -> list[PhaseSpec]:
+        return [phase.model_copy(update={"data": placed(phase.data)}) for phase in phases]
+
     scorer = None if spec.scoring.model is None else resolve_model(spec.scoring.model, folder)
     store = spec.store if _SCHEME.match(spec.store) else str(_place(spec.store, Path.cwd()))
+    held_out = data.held_out.model_copy(update={"sources": placed(data.held_out.sources)})
+    phases = None if curriculum.phases is None else with_data(curriculum.phases)
     return spec.model_copy(
         update={
             "model": spec.model.model_copy(update={"path": resolve_model(spec.model.path, folder)}),
             "scoring": spec.scoring.model_copy(update={"model": scorer}),
-            "data": data.model_copy(
-                update={"train": train, "held_out": data.held_out.model_copy(update={"sources": held_out})}
-            ),
+            "data": data.model_copy(update={"train": placed(data.train), "held_out": held_out}),
+            "curriculum": curriculum.model_copy(update={"phases": phases, "then": with_data(curriculum.then)}),
             "store": store,
         }
     )

@@ -12,6 +12,7 @@ import yaml
 from components.common.errors import SpecError
 from components.common.spec import Spec
 from pipelines.phased import compile_pipeline, local_places
+from pipelines.running import count_steps
 
 STAGES = ["preparing", "scoring", "splitting", "training", "evaluation", "reporting"]
 VALUES = {
@@ -113,7 +114,7 @@ def test_the_context_says_what_the_run_is_and_nothing_of_this_machine(pipeline):
 def test_it_is_small_enough_for_a_cluster(tmp_path):
     compiled(tmp_path, splitting={"tiers": 10}, controls=["one_off", "random_tiers", "one_off_restarts"])
     # 41 phases; a compiled pipeline of 2 MB could not be retried on a cluster. Every task holds the run's context.
-    assert (tmp_path / "pipeline.yaml").stat().st_size < 400_000
+    assert (tmp_path / "pipeline.yaml").stat().st_size < 500_000
 
 
 def test_no_secret_is_in_it(tmp_path):
@@ -143,14 +144,67 @@ def test_data_of_this_machine_is_refused_by_its_place_in_the_list():
     ]
 
 
+PAIRS = {"method": "dpo", "data": [{"path": "s3://bucket/pairs.jsonl"}]}
+PROMPTS = {"method": "grpo", "data": [{"path": "s3://bucket/prompts.jsonl"}]}
+
+
+def edges_of(pipeline: dict) -> dict[str, set[str]]:
+    tasks = pipeline["root"]["dag"]["tasks"]
+    names = {inner: task["taskInfo"]["name"] for inner, task in tasks.items()}
+    return {names[t]: {names[inner] for inner in task.get("dependentTasks", [])} for t, task in tasks.items()}
+
+
+def test_data_of_a_phase_s_own_are_prepared_once_for_main_controls_and_seeds(tmp_path):
+    then = [PAIRS, PROMPTS, {**PROMPTS, "name": "again"}]
+    pipeline = compiled(tmp_path, curriculum={"then": then}, controls=["one_off"], seeds=[1, 2])
+    edges = edges_of(pipeline)
+    assert {name for name in edges if name.startswith("prepare ")} == {
+        "prepare main 3 dpo seed 1", "prepare main 4 grpo seed 1",
+    }  # fmt: skip
+    assert edges["prepare main 3 dpo seed 1"] == {"prepare"}
+    for name, data in (("main 3 dpo", "main 3 dpo"), ("one_off 2 dpo", "main 3 dpo"), ("main 5 again", "main 4 grpo")):
+        for seed in (1, 2):
+            assert f"prepare {data} seed 1" in edges[f"train {name} seed {seed}"]
+    assert edges["train main 2 tier-2 seed 2"] == {"split seed 2", "train main 1 tier-1 seed 2"}
+
+
+def test_equal_sources_for_other_methods_are_prepared_apart(tmp_path):
+    # Of the same rows, dpo needs those with a rejected reply, and grpo those with an answer.
+    then = [{**PAIRS, "data": PROMPTS["data"]}, PROMPTS]
+    edges = edges_of(compiled(tmp_path, curriculum={"then": then}, controls=[]))
+    assert sum(name.startswith("prepare ") for name in edges) == 2
+
+
+@pytest.mark.parametrize(
+    ("then", "controls", "seeds"),
+    [([], ["one_off"], None), ([PAIRS], ["one_off"], [1, 2]), ([PAIRS, PROMPTS, PAIRS], [], None)],
+)
+def test_as_many_steps_are_counted_as_there_are_tasks_beside_the_report(tmp_path, then, controls, seeds):
+    changes = {"curriculum": {"then": then}, "controls": controls, "seeds": seeds}
+    tasks = compiled(tmp_path, **changes)["root"]["dag"]["tasks"]
+    assert count_steps(Spec.model_validate({**VALUES, **changes})) == len(tasks) - 1
+
+
+def test_data_of_a_phase_on_this_machine_are_refused_by_their_place():
+    phases = [{"tiers": [1]}, {"method": "dpo", "data": [{"path": "s3://b/x"}, {"path": "/data/pairs.jsonl"}]}]
+    then = [{"method": "grpo", "data": [{"path": "/data/prompts.jsonl"}]}]
+    changes = {"curriculum": {"phases": phases, "then": then}, "controls": []}
+    assert local_places(Spec.model_validate({**VALUES, **changes})) == [
+        ("curriculum.phases.1.data.1.path", "/data/pairs.jsonl"),
+        ("curriculum.then.0.data.0.path", "/data/prompts.jsonl"),
+    ]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_component_compiles_alone(stage, tmp_path):
     from kfp import compiler
     from kfp.dsl.python_component import PythonComponent
 
     module = importlib.import_module(f"components.{stage}.component")
-    (component,) = [value for value in vars(module).values() if isinstance(value, PythonComponent)]
-    assert component.python_func.__doc__
-    compiler.Compiler().compile(component, str(tmp_path / "component.yaml"))
-    said = json.dumps(yaml.safe_load((tmp_path / "component.yaml").read_text()))
-    assert f"from components.{stage}.step import run" in said
+    found = [value for value in vars(module).values() if isinstance(value, PythonComponent)]
+    assert found
+    for component in found:
+        assert component.python_func.__doc__
+        compiler.Compiler().compile(component, str(tmp_path / "component.yaml"))
+        said = json.dumps(yaml.safe_load((tmp_path / "component.yaml").read_text()))
+        assert f"from components.{stage}.step import run" in said
