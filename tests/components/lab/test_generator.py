@@ -4,12 +4,13 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from itertools import islice
 
 import pytest
 
 from components.lab.families import FAMILIES, WORDS
-from components.lab.generator import generate, verify, write_lab
+from components.lab.generator import Choice, generate, verify, write_lab
 from components.lab.wording import TEMPLATES
 from components.lab.world import ATTRIBUTES, PEOPLE, facts
 
@@ -224,3 +225,34 @@ def test_global_random_state_is_neither_used_nor_touched():
     assert random.getstate() == before
     random.seed(2)
     assert list(generate(20, 7)) == first
+
+
+def test_another_choice_of_problems_holds_out_the_same_ones(rows):
+    sides = {row["group"]: row["held_out"] for row in rows}
+    chosen = list(generate(400, 7, choice=Choice(("pipeline", "multi_hop"), (2, 3), draw=1)))
+    shared = [row for row in chosen if row["group"] in sides]
+    assert len(shared) > 20
+    assert all(row["held_out"] == sides[row["group"]] for row in shared)
+    assert Counter(row["steps"] for row in chosen) == {2: 200, 3: 200}
+    assert {row["family"] for row in chosen} == {"pipeline", "multi_hop"}
+
+
+def test_another_draw_gives_other_rows(rows):
+    other = {row["prompt"] for row in generate(300, 7, choice=Choice(draw=1))}
+    assert len(other & {row["prompt"] for row in rows[:300]}) < 100
+
+
+def test_preference_pairs_are_the_instructions_with_a_wrong_answer(rows):
+    pairs = list(generate(600, 7, preferences=True))
+    assert [row["prompt"] for row in pairs] == [row["prompt"] for row in rows[:600]]
+    assert [row["chosen"] for row in pairs] == [row["answer"] for row in rows[:600]]
+    for row in pairs:
+        assert not verify(row, row["rejected"])
+        assert len(row["rejected"].split()) == len(row["chosen"].split())
+        numbers = [text.replace(" ", "").isdecimal() for text in (row["chosen"], row["rejected"])]
+        assert numbers[0] == numbers[1]
+
+
+def test_a_choice_without_problems_is_refused():
+    with pytest.raises(ValueError, match="no family has problems"):
+        list(generate(3, 7, choice=Choice(("recall",), (4,))))

@@ -5,6 +5,7 @@ import pytest
 from components.common.verifiers import VERIFIERS
 from components.preparing.drafts import Draft, Malformed
 from components.preparing.formats import CONVERTERS
+from components.preparing.recognise import recognise
 
 
 def drafts(name: str, row: dict) -> list[Draft]:
@@ -245,6 +246,39 @@ def test_hh_chat_lists_and_plain_replies():
         "`chosen` and `rejected` do not answer the same prompt"
     )
     assert reason("hh", {"chosen": "A", "rejected": "B"}).startswith("`chosen` is no transcript")
+
+
+def test_hh_columns_of_the_hub():
+    user = {"role": "user", "content": "Q"}
+    good, bad = {"role": "assistant", "content": "A"}, {"role": "assistant", "content": "B"}
+    expected = Draft((("user", "Q"), ("assistant", "A")), rejected="B")
+    assert one("hh", {"question": "Q", "chosen": "A", "rejected": "B"}) == expected
+    assert one("hh", {"input": "Q", "chosen": "A", "rejected": "B"}) == expected
+    assert one("hh", {"prompt": "Q", "chosen": good, "rejected": bad}) == expected
+    assert one("hh", {"prompt": [user], "chosen": "A", "rejected": "B"}) == expected
+    assert one("hh", {"prompt": "", "instruction": "Q", "chosen": "A", "rejected": "B"}) == expected
+    turn = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
+    assert one("hh", {"chosen": turn, "rejected": [user, bad]}) == expected
+    draft = one("hh", {"system": "Be short.", "question": "Q", "chosen": "A", "rejected": "B"})
+    assert draft == Draft((("system", "Be short."), *expected.messages), rejected="B")
+    assert one("hh", {"system": "", "question": "Q", "chosen": "A", "rejected": "B"}) == expected
+    scored = {"prompt": "Q", "chosen": [user, good], "rejected": [user, bad], "score_chosen": 8.5, "messages": [user]}
+    assert recognise([scored], "x")[0] == "hh"
+    assert one("hh", scored).fields == {"score_chosen": 8.5}
+
+
+def test_prompts_with_an_answer_and_no_reply_are_answered_by_it():
+    row = {"prompt": "1+1?", "answer": 2, "verifier": "last_number"}
+    assert recognise([row], "x")[0] == "flan"
+    expected = Draft((("user", "1+1?"), ("assistant", "2")), answer="2", verifier="last_number")
+    assert one("flan", row) == expected
+    chat = [{"role": "user", "content": "1+1?"}]
+    assert one("flan", {**row, "prompt": chat}) == expected
+    assert one("messages", {"messages": chat, "answer": "2", "verifier": "last_number"}) == expected
+    whole = [*chat, {"role": "assistant", "content": "Two."}]
+    assert one("messages", {"messages": whole, "answer": "2"}).messages[-1] == ("assistant", "Two.")
+    assert reason("messages", {"messages": chat}) == "`messages` has no turn of the assistant"
+    assert reason("flan", {"prompt": "1+1?"}) == "`completion` is missing"
 
 
 def test_gsm8k():

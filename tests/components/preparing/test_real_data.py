@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from components.common.errors import DataError
 from components.common.examples import Ledger, read_examples
+from components.common.phase_data import Required
 from components.common.spec import DataSpec
 from components.common.verifiers import verify
 from components.preparing.prepare import prepare
@@ -51,6 +53,23 @@ def test_phased_ift(tmp_path):
     assert len(rejected) == 9
     assert sum(example.fields["difficulty"] for example in train) == pytest.approx(29269.22476666666)
     assert train[0].fields == {"id": "46229", "difficulty": 5.0}
+
+
+def test_a_phase_of_reinforcement_learning_leaves_the_test_set_out(tmp_path):
+    held = {"fraction": 0, "sources": [{"path": str(DATA / "gsm8k_test.jsonl")}]}
+    alone = [{"path": str(DATA / "cherry_alpaca_ifd_5_percent.json")}]
+    (tmp_path / "run").mkdir()
+    prepare(DataSpec.model_validate({"train": alone, "held_out": held}), 17, tmp_path / "run")
+    (tmp_path / "own").mkdir()
+    both = [{"path": str(DATA / name)} for name in ("gsm8k_train.jsonl", "gsm8k_test.jsonl")]
+    data = DataSpec.model_validate({"train": both, "held_out": {"fraction": 0}})
+    needs = Required("it", verifier=True)
+    ledger = prepare(data, 17, tmp_path / "own", required=needs, beside=tmp_path / "run")
+    assert ledger == Ledger(rows_in=7473 + 1319, examples=7473 + 1319, held_out=1319)
+    (tmp_path / "none").mkdir()
+    data = DataSpec.model_validate({"train": alone, "held_out": {"fraction": 0}})
+    with pytest.raises(DataError, match="no `answer` with a `verifier`"):
+        prepare(data, 17, tmp_path / "none", required=needs, beside=tmp_path / "run")
 
 
 def test_gsm8k_answers_and_lines(tmp_path):

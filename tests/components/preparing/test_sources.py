@@ -121,12 +121,32 @@ def test_lab(tmp_path):
     assert isinstance(train[0].fields["difficulty"], float)
 
 
+def test_lab_problems_of_chosen_families(tmp_path):
+    data = spec("lab://preferences?count=40&families=pipeline,multi_hop&steps=2-3&draw=1", held_out={"fraction": 0.2})
+    assert ledger_of(tmp_path, data).rows_in == 40
+    train = list(read_examples(tmp_path / "out" / "train.parquet"))
+    assert {(example.fields["family"], example.fields["steps"]) for example in train} == {
+        ("pipeline", 2), ("pipeline", 3), ("multi_hop", 2), ("multi_hop", 3),
+    }  # fmt: skip
+    assert all(example.rejected != example.response == example.answer for example in train)
+
+
+def test_more_lab_rows_than_there_are_problems_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no more than \d+ such rows were found"):
+        ledger_of(tmp_path, spec("lab://instructions?count=9999&families=recall"))
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
         ("lab://instructions?rows=3", "the parameter `rows` is not known"),
         ("lab://instructions?count=many", "`count` is 'many'"),
         ("lab://other", "the lab has no such data"),
+        ("lab://instructions?families=recall,rhymes", "the lab has no family 'rhymes'"),
+        ("lab://instructions?steps=3-2", "`steps` is '3-2'"),
+        ("lab://instructions?steps=9", "`steps` is '9'"),
+        ("lab://instructions?families=recall&steps=4", "no such family has problems of so many steps"),
+        ("lab://preferences?draw=-1", "`draw` is '-1'"),
         ("hf://?split=train", "no data set is named"),
         ("hf://a/b?part=1", "the parameter `part` is not known"),
     ],
@@ -184,6 +204,10 @@ def test_the_fingerprint_changes_with_whatever_changes_the_result(tmp_path):
         fingerprint(spec(str(path), str(path)), 17),
         fingerprint(spec("lab://instructions"), 17),
         fingerprint(spec("lab://instructions?count=5"), 17),
+        fingerprint(spec("lab://instructions?families=recall"), 17),
+        fingerprint(spec("lab://instructions?steps=2"), 17),
+        fingerprint(spec("lab://instructions?draw=1"), 17),
+        fingerprint(spec("lab://preferences"), 17),
         fingerprint(spec("hf://a/b"), 17),
         fingerprint(spec("hf://a/b?revision=main"), 17),
     ]
