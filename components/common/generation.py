@@ -1,4 +1,4 @@
-"""Greedy generation in batches of like length, through the same rendering as training."""
+"""Generation in batches of like length, through the same rendering as training: greedy, or sampled from a seed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from components.common.digests import seed_for
 from components.common.errors import DataError
 from components.common.likelihood import batches_by_length
 from components.common.rendering import Messages, encode_prompts
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -40,37 +42,152 @@ def generate(
     Returns:
         Replies without special tokens and surrounding white space, in the order of the prompts.
     """
+    ids = encode_prompts(tokenizer, prompts)
+    replies = [""] * len(ids)
+    done = 0
+    for room, batch in _batches(ids, _rooms(ids, max_new_tokens, context), batch_tokens):
+        made = _continued(model, tokenizer, [ids[index] for index in batch], room)
+        for index, text in zip(batch, _texts(tokenizer, made), strict=True):
+            replies[index] = text
+        done += len(batch)
+        if on_done is not None:
+            on_done(done)
+    return replies
+
+
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    samples: int,
+    temperature: float,
+    max_new_tokens: int,
+    batch_tokens: int,
+    context: int,
+    seed: int,
+    on_done: Callable[[int], None] | None = None,
+) -> list[list[str]]:
+    """Replies drawn from the model; the same arguments give the same replies.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: Its tokenizer.
+        prompts: Conversations that wait for a reply.
+        samples: Replies to each.
+        temperature: The logits are divided by it.
+        max_new_tokens: Longest reply, tokens; less where the context leaves less.
+        batch_tokens: Tokens of a batch, replies included.
+        context: Tokens that the model's positions allow.
+        seed: Of the drawing.
+        on_done: Told the number of replies done.
+
+    Raises:
+        DataError: If a prompt fills the whole context.
+
+    Returns:
+        For every prompt its replies, as `generate` gives them.
+    """
+    ids = [item for item in encode_prompts(tokenizer, prompts) for _ in range(samples)]
+    replies = [""] * len(ids)
+    done = 0
+    for number, (room, batch) in enumerate(_batches(ids, _rooms(ids, max_new_tokens, context), batch_tokens)):
+        of_batch = seed_for(seed, f"batch {number}")
+        made = sample_tokens(model, tokenizer, [ids[index] for index in batch], room, temperature, of_batch)
+        for index, text in zip(batch, _texts(tokenizer, made), strict=True):
+            replies[index] = text
+        done += len(batch)
+        if on_done is not None:
+            on_done(done)
+    return [replies[start : start + samples] for start in range(0, len(replies), samples)]
+
+
+def sample_tokens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[list[int]],
+    room: int,
+    temperature: float,
+    seed: int,
+    part: tuple[int, int] | None = None,
+) -> list[list[int]]:
+    """One completion of each prompt, as tokens, drawn from the model.
+
+    The most likely token after adding Gumbel noise to the tempered logits is a sample of them (Gumbel 1954). The noise
+    of a row depends on the seed and the row's place only: workers that share the rows draw what one would draw.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: Its tokenizer.
+        ids: Prompts as tokens; prompt and completion must fit into the context.
+        room: Longest completion, tokens.
+        temperature: The logits are divided by it.
+        seed: Of the drawing.
+        part: (place of the first row, rows altogether) where these rows are a part of more; None: they are all.
+
+    Returns:
+        Each completion up to its end token, which is included; without one where the room did not suffice.
+    """
     import torch
 
-    ids = encode_prompts(tokenizer, prompts)
+    first, whole = part or (0, len(ids))
+    noise = torch.Generator(device=model.device).manual_seed(seed)
+
+    def drawn(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        waits = torch.empty((whole, scores.shape[1]), device=scores.device).exponential_(generator=noise)
+        return scores / temperature - waits[first : first + len(ids)].log()
+
+    end = int(tokenizer.eos_token_id)
+    rows = _continued(model, tokenizer, ids, room, drawn).tolist()
+    return [row[: row.index(end) + 1] if end in row else row for row in rows]
+
+
+def _continued(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[list[int]],
+    room: int,
+    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """The tokens after each prompt, (prompts, at most `room`), padded after the end token.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: Its tokenizer.
+        ids: Prompts as tokens.
+        room: Tokens of the longest reply.
+        change: Changes the scores of the next token, of which the highest is taken.
+    """
+    import torch
+
+    pad, longest = int(tokenizer.pad_token_id), max(map(len, ids))
+    rows = [[pad] * (longest - len(item)) + item for item in ids]
+    seen = [[0] * (longest - len(item)) + [1] * len(item) for item in ids]
+    with torch.inference_mode(), _plain(model):
+        output = model.generate(
+            input_ids=torch.tensor(rows, device=model.device),
+            attention_mask=torch.tensor(seen, device=model.device),
+            max_new_tokens=room,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=pad,
+            logits_processor=None if change is None else [change],
+        )
+    return output[:, longest:]
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor | list[list[int]]) -> list[str]:
+    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def _rooms(ids: list[list[int]], max_new_tokens: int, context: int) -> list[int]:
+    """Tokens that the context leaves each prompt for its reply."""
     rooms = [min(max_new_tokens, context - len(item)) for item in ids]
     if rooms and min(rooms) < 1:
         raise DataError(
             f"{sum(room < 1 for room in rooms)} prompt(s) fill the whole context of {context} tokens",
             "shorten or remove them, or take a model with a longer context",
         )
-    replies = [""] * len(ids)
-    done = 0
-    with torch.inference_mode(), _plain(model):
-        for room, batch in _batches(ids, rooms, batch_tokens):
-            longest = max(len(ids[index]) for index in batch)
-            rows = [[int(tokenizer.pad_token_id)] * (longest - len(ids[i])) + ids[i] for i in batch]
-            seen = [[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in batch]
-            output = model.generate(
-                input_ids=torch.tensor(rows, device=model.device),
-                attention_mask=torch.tensor(seen, device=model.device),
-                max_new_tokens=room,
-                do_sample=False,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
-            for index, text in zip(batch, texts, strict=True):
-                replies[index] = text.strip()
-            done += len(batch)
-            if on_done is not None:
-                on_done(done)
-    return replies
+    return rooms
 
 
 def _batches(ids: list[list[int]], rooms: list[int], batch_tokens: int) -> Iterator[tuple[int, list[int]]]:

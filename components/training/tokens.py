@@ -47,7 +47,8 @@ class Tokenized:
     lengths: list[int]
 
 
-def _wanted(files: Mapping[int, Path], ids: set[str]) -> Iterator[list[Example]]:
+def wanted(files: Mapping[int, Path], ids: set[str]) -> Iterator[list[Example]]:
+    """The examples of these ids, in batches, in the order of the files."""
     examples = (example for tier in sorted(files) for example in read_examples(files[tier]) if example.id in ids)
     while batch := list(islice(examples, _BATCH)):
         yield batch
@@ -79,7 +80,7 @@ def tokenize(
     lengths: list[int] = []
     tokens = response_tokens = truncated = 0
     with pa.OSFile(str(out), "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as writer:
-        for batch in _wanted(files, set(times)):
+        for batch in wanted(files, set(times)):
             encoded = encode(tokenizer, [example.messages for example in batch], max_length)
             refuse_long_prompts([(e.id, item) for e, item in zip(batch, encoded, strict=True)], max_length)
             for example, item in zip(batch, encoded, strict=True):
