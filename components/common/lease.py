@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.common.digests import digest
 from components.common.errors import LeaseLost, UserError
 from components.common.objects import NEW, Objects
 
@@ -65,6 +66,12 @@ def _where() -> dict[str, str]:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return {"boot": boot, "numbers": str(Path("/proc/self/ns/pid").readlink())}
     return {"boot": "", "numbers": ""}
+
+
+def here() -> str:
+    """A short word for this boot and this space of process numbers; empty where they cannot be told."""
+    where = _where()
+    return digest(where)[:8] if where["boot"] else ""
 
 
 def _began(pid: int) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.errors import Damaged, UserError
-from components.common.lease import Lease
+from components.common.lease import Lease, here
 from components.common.objects import Objects, open_objects
 from components.common.progress import say
 from components.common.store_entries import KINDS, MANIFEST, STAGING, Entries, Kind, Manifest
@@ -151,7 +151,7 @@ class Store:
         return entry.manifest.files
 
     def clear_staging(self, older_than: float = 86400.0) -> int:
-        """Delete staging folders older than so many seconds that no living process of this machine owns.
+        """Delete staging folders whose owner has ended, or that are older than so many seconds where that is unknown.
 
         Returns:
             How many.
@@ -167,10 +167,12 @@ class Store:
 
         stale = []
         for folder in sorted((self.root / STAGING).glob("*")):
-            owner = folder.name.rpartition("-")[0].rpartition("-")[2]
-            owned = owner.isdecimal() and psutil.pid_exists(int(owner)) and not folder.name.startswith("broken-")
+            boot, owner = ([*folder.name.split("-"), "", "", ""])[2:4]
+            if owner.isdecimal() and psutil.pid_exists(int(owner)):
+                continue
+            dead = owner.isdecimal() and bool(boot) and boot == here()  # of another machine nobody here can tell
             with contextlib.suppress(FileNotFoundError):
-                if not owned and time.time() - folder.stat().st_mtime > older_than:
+                if dead or time.time() - folder.stat().st_mtime > older_than:
                     stale.append(folder)
         return stale
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from components.common.digests import digest_file
 from components.common.errors import Damaged, UserError
+from components.common.lease import here
 from components.common.objects import Objects
 
 Kind = Literal["prepared", "scores", "splits", "phases", "optimizers", "evaluations"]
@@ -236,7 +237,7 @@ class Entries(ABC):
         """A folder to make a result in; gone when the block ends."""
         import shutil
 
-        folder = self.local / STAGING / f"{kind}-{key[:12]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        folder = self.local / STAGING / f"{kind}-{key[:12]}-{here()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             folder.mkdir(parents=True)
         except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.common.errors import UserError
+from components.common.lease import here
 from components.common.store import MANIFEST, Store
 
 KEY = "0123456789abcdef" * 2
@@ -229,14 +230,15 @@ def test_a_store_elsewhere_is_refused():
 
 def test_clearing_spares_what_is_young_or_has_a_living_maker(store):
     with store.make("phases", KEY, {}) as folder:
-        other = folder.with_name(f"phases-{KEY[:12]}-{2**22 + 5}-abcdef12")
+        other = folder.with_name(f"phases-{KEY[:12]}-elsewhere-{2**22 + 5}-abcdef12")
         broken = folder.with_name("broken-abcdef12")
-        young = folder.with_name(f"phases-{KEY[:12]}-{2**22 + 6}-abcdef12")
-        for item in (other, broken, young):
+        young = folder.with_name(f"phases-{KEY[:12]}-elsewhere-{2**22 + 6}-abcdef12")
+        killed = folder.with_name(f"phases-{KEY[:12]}-{here()}-{2**22 + 7}-abcdef12")
+        for item in (other, broken, young, killed):
             item.mkdir()
         for item in (folder, other, broken):
             os.utime(item, (1, 1))
-        assert store.clear_staging() == 2
+        assert store.clear_staging() == 3
         assert sorted(item.name for item in folder.parent.iterdir()) == sorted([folder.name, young.name])
 
 

@@ -1,0 +1,255 @@
+"""Runs that faults happen to: the real command in processes of its own, stopped at moments that the store shows.
+
+A run trains a short phase and then the one that is disturbed. What comes before the disturbed phase is made once for
+all tests and copied, so a test begins where it matters; the weights of the undisturbed run are what every test ends at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+COMMAND = str(Path(sys.executable).with_name("phasetune"))
+MARK = "PHASETUNE_TEST_CHAOS"
+"""Every process of a place's runs has the variable with the place's value, also when it is orphaned."""
+NAME = "small"
+SPEC: dict[str, Any] = {
+    "name": NAME,
+    "seed": 5,
+    "model": {"path": "lab"},
+    "data": {"train": [{"path": "lab://instructions?count=240", "name": "lab"}], "held_out": {"fraction": 0.1}},
+    "scoring": {"method": "length"},
+    "splitting": {"tiers": 2, "cut": "quantiles"},
+    "controls": [],
+    "evaluation": {"suites": ["loss"], "max_examples": 4, "resamples": 100},
+    "tracking": {"enabled": False},
+    "compute": {"threads": 1, "checkpoint_every": 5},
+}
+SFT = {"learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
+DISTURBED: dict[str, dict[str, Any]] = {
+    "sft": {"tiers": [2], "epochs": 16},
+    "grpo": {"method": "grpo", "tiers": [2], "steps": 40},
+}
+"""The second phase, long enough to be disturbed in it."""
+GRPO = {"learning_rate": 5.0e-5, "batch_size": 8, "samples": 4, "max_new_tokens": 8}
+LONGEST = 200.0
+"""Seconds after which an event that does not come is a failure; nothing is measured by it."""
+
+
+def spec_of(method: str = "sft", workers: int = 1, **changes: Any) -> dict[str, Any]:
+    """The spec of a run whose second phase has this method, with top-level keys replaced."""
+    phases = [{"tiers": [1], "epochs": 1}, DISTURBED[method]]
+    compute = {**SPEC["compute"], "workers": workers, "threads": workers}
+    curriculum = {"sft": SFT, "grpo": GRPO, "phases": phases}
+    return {**SPEC, "curriculum": curriculum, "compute": compute, **changes}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A working directory of a user, and the processes of the runs in it."""
+
+    folder: Path
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "runs" / "store"
+
+    def write(self, spec: dict[str, Any]) -> None:
+        """What `start` runs."""
+        (self.folder / f"{NAME}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Start `phasetune run` as a shell in a terminal does: in a process group of its own."""
+        return subprocess.Popen(
+            [COMMAND, *(arguments or ("run", f"{NAME}.yaml"))],
+            cwd=self.folder,
+            env={**os.environ, "PHASETUNE_HEARTBEAT": "4", MARK: self.mark, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def ended(self, process: subprocess.Popen[str], code: int) -> tuple[str, str]:
+        """What a run said, that must end with this code, leave no process and show no traceback."""
+        out, err = process.communicate(timeout=LONGEST)
+        log = "".join(path.read_text()[-4000:] for path in self.folder.glob("runs/*/run.log"))
+        assert process.returncode == code, f"{out}{err}\n{log}"
+        assert "Traceback" not in out + err
+        self.nothing_runs()
+        return out, err
+
+    def again(self, **variables: str) -> str:
+        """The same command again, which must go well, wait for nobody, and leave nothing unfinished."""
+        out, _ = self.ended(self.start(**variables), 0)
+        assert "waiting for" not in out
+        self.nothing_unfinished()
+        return out
+
+    def nothing_unfinished(self) -> None:
+        """No staging folder, no checkpoint, nothing half-written is left in the store."""
+        assert list(self.store.glob(".staging/*")) == []
+        assert [path for path in self.store.glob("checkpoints/**/*") if path.is_file()] == []
+        assert [path for path in self.store.rglob(".*.*-*") if path.is_file()] == []
+
+    def processes(self) -> list[psutil.Process]:
+        """The processes of this place's runs, orphans too."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def nothing_runs(self, seconds: float = 20) -> None:
+        """Whatever a run has started ends soon after it, by itself."""
+        _, left = psutil.wait_procs(self.processes(), timeout=seconds)
+        assert [f"{one.pid} {' '.join(one.cmdline())[:120]}" for one in left] == []
+
+    def trainer(self) -> psutil.Process:
+        """The child of the session that trains."""
+        found = [one for one in self.processes() if _is_session(one) and _is_session(one.parent())]
+        hosts = {one.ppid() for one in self.processes() if "gcs_server" in " ".join(one.cmdline())}
+        (trainer,) = [one for one in found if one.pid not in hosts]
+        return trainer
+
+    def named(self, *parts: str) -> list[psutil.Process]:
+        """The processes whose command line has one of these parts."""
+        return [one for one in self.processes() if any(part in " ".join(one.cmdline()) for part in parts)]
+
+    def checkpoints(self) -> dict[str, Any]:
+        """The pointer to the disturbed phase's checkpoints: `kept` (newest first) and `unfinished`."""
+        for folder in self.store.glob("checkpoints/*/pointer"):
+            for number in sorted((int(name) for name in os.listdir(folder) if name.isdecimal()), reverse=True):
+                with contextlib.suppress(FileNotFoundError):  # a newer one has taken its place
+                    return dict(json.loads((folder / str(number)).read_text()))
+        return {"kept": [], "unfinished": []}
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint; 0 where there is none."""
+        return next((int(item["step"]) for item in self.checkpoints()["kept"]), 0)
+
+    def until(self, process: subprocess.Popen[str], happens: Callable[[], Any], what: str) -> Any:
+        """Wait until something happens in a run that goes on; returns what it is."""
+        end = time.monotonic() + LONGEST
+        while time.monotonic() < end:
+            if found := happens():
+                return found
+            assert process.poll() is None, f"the run ended before {what}: {process.communicate()}"
+            time.sleep(0.01)
+        raise AssertionError(f"{what} did not come")
+
+    def until_step(self, process: subprocess.Popen[str], step: int) -> int:
+        """Wait for the checkpoint of a step of the disturbed phase; returns the newest one's."""
+        return int(self.until(process, lambda: self.newest() >= step and self.newest(), f"the checkpoint of {step}"))
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the steps of the run under way have said so far."""
+        files = self.folder.glob(f"runs/{NAME}/.events*")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines(True) if line[-1] == "\n"]
+
+    def record(self, step: str = "train.main.2.s5") -> dict[str, Any]:
+        """A step's record of the last run that finished it."""
+        files = sorted(self.store.glob(f"runs/*/{step}.json"), key=lambda path: path.stat().st_mtime_ns)
+        return dict(json.loads(files[-1].read_text()))
+
+    def resumed(self) -> int:
+        """The step that the disturbed phase went on from when it was finished; it must have been trained then."""
+        record = self.record()
+        assert not record["reused"]
+        assert [point["step"] for point in record["info"]["learning"]] == list(range(1, record["info"]["steps"] + 1))
+        return int(record["info"]["resumed_at"])
+
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of every phase's weights, by the phase's key."""
+        files = self.store.glob("phases/*/model/model.safetensors")
+        return {path.parts[-3]: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _is_session(process: psutil.Process | None) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process is not None and "components.common.session" in process.cmdline()
+    return False
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Place]:
+    """Finished runs that nothing happened to, one for each method and number of workers."""
+    made: dict[tuple[str, int], Place] = {}
+
+    def make(method: str = "sft", workers: int = 1) -> Place:
+        if (method, workers) not in made:
+            place = Place(tmp_path_factory.mktemp(f"calm-{method}-{workers}"))
+            place.write(spec_of(method, workers))
+            place.again()
+            assert len(place.weights()) == 2
+            made[method, workers] = place
+        return made[method, workers]
+
+    return make
+
+
+@pytest.fixture
+def new_place(tmp_path: Path) -> Iterator[Callable[[], Place]]:
+    """Makes empty working directories; at the test's end nothing runs in them."""
+    made: list[Place] = []
+
+    def make() -> Place:
+        folder = tmp_path / f"place-{len(made)}"
+        folder.mkdir()
+        made.append(Place(folder))
+        return made[-1]
+
+    yield make
+    left = [process for place in made for process in place.processes()]
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=10)
+    assert not left, f"left running: {left}"
+
+
+@pytest.fixture
+def ready(calm: Callable[..., Place], new_place: Callable[[], Place]) -> Callable[..., Place]:
+    """Makes working directories in which all but the disturbed phase is done; a run goes straight to it."""
+
+    def make(method: str = "sft", workers: int = 1, **changes: Any) -> Place:
+        finished, place = calm(method, workers), new_place()
+        place.write(spec_of(method, workers, **changes))
+        shutil.copytree(finished.store, place.store)
+        key = finished.record()["key"]
+        shutil.rmtree(place.store / "phases" / key)
+        shutil.rmtree(place.store / "evaluations" / finished.record("evaluate.main.2.s5")["key"])
+        shutil.rmtree(place.store / "runs")
+        assert len(place.weights()) == 1
+        return place
+
+    return make
+
+
+def _load(name: str) -> ModuleType:
+    """A module beside this one: tests are no package."""
+    found = importlib.util.spec_from_file_location(f"chaos_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module
