@@ -12,7 +12,10 @@ from typing import Any
 
 from components.common.curriculum import PhasePlan, steps_of
 from components.common.digests import digest, digest_lines, seed_for
+from components.common.rewards import describe
 from components.common.spec import Spec
+from components.common.spec_phases import GrpoSettings
+from components.common.verifiers import VERIFIERS
 
 SCORING_VERSION = 1
 SPLITTING_VERSION = 1
@@ -122,6 +125,7 @@ def phase_key(
             "method": plan.method,
             "data": digest_lines(order),
             "generate": None if plan.generate is None else plan.generate.model_dump(mode="json"),
+            "judges": _judges(plan),
             "settings": settings,
             "adapter": None if adapter is None else adapter.model_dump(mode="json"),
             "span": span,
@@ -133,6 +137,17 @@ def phase_key(
             "machine": {**_machine(spec), "versions": versions(*extra)},
         }
     )
+
+
+def _judges(plan: PhasePlan) -> list[dict[str, str]]:
+    """What judges the replies that a phase samples: its verifiers' packages, its functions' source."""
+    if isinstance(plan.settings, GrpoSettings):
+        named = plan.settings.rewards
+    elif plan.generate is not None:
+        named = [] if plan.generate.verifier is None else [plan.generate.verifier]
+    else:
+        return []
+    return [describe(name) for name in named or sorted(VERIFIERS)]  # by itself, each example names one of them
 
 
 def evaluation_key(spec: Spec, model: str, held_out: str) -> str:

@@ -21,13 +21,15 @@ class Diverged(Exception):
         step: The optimizer step, from 1.
         learning_rate: What the step would have used.
         what: The value, in words.
+        rows: The rows of its batch, of all workers.
     """
 
-    def __init__(self, step: int, learning_rate: float, what: str) -> None:
+    def __init__(self, step: int, learning_rate: float, what: str, rows: Sequence[int]) -> None:
         super().__init__(f"{what} at step {step} (learning rate {learning_rate:.3g})")
         self.step = step
         self.learning_rate = learning_rate
         self.what = what
+        self.rows = list(rows)
 
 
 class Curve(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy

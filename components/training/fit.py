@@ -33,9 +33,10 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         `examples`, `tokens`, `response_tokens`, `truncated`, `steps`, `learning`, `batching`, `best`, `selected`,
-        `rollbacks`, `resumed_at`, `checkpoint_seconds`, `train_seconds`, `extra` (what the method adds), and
-        `overhead_seconds` (starting Ray and its workers). What the phase leaves lies in `out/model`, and with
-        `keep_optimizer` the optimizer's state in `out/optimizer`.
+        `rollbacks`, `resumed_at`, `checkpoint_seconds`, `marks` (Unix times of the parts of its start and end),
+        `train_seconds`, `prepare_seconds`, `overhead_seconds` (starting Ray and its workers), and `extra` (what the
+        method adds). What the phase leaves lies in `out/model`, and with `keep_optimizer` the optimizer's state in
+        `out/optimizer`.
     """
     from components.common.models import context_length, load_tokenizer, quiet
     from components.training.step import tier_ids
@@ -50,9 +51,10 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
     limit = min(plan.settings.max_length, context_length(folder))
     method = importlib.import_module(f"components.training.{plan.method}")
     started = time.time()
+    marks = {"fit": started}
     with on_signals(scratch):
         data = method.prepare(job, load_tokenizer(folder), order, limit, scratch / "data.arrow")
-        began = time.time()
+        began = marks["data"] = time.time()
         span = job["span"] or [0, steps_of(plan.settings, len(data["rows"]))]
         data["file"] = str(scratch / "data.arrow")
         metrics = _run({**job, "span": span, "data": data, "scratch": str(scratch)})
@@ -66,6 +68,7 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
         "sequence": len(order),
         **{name: metrics[name] for name in told},
         "extra": {**data.get("extra", {}), **metrics["extra"]},
+        "marks": {**marks, **metrics["marks"]},
         "train_seconds": loop,
         "prepare_seconds": began - started,
         "overhead_seconds": max(0.0, time.time() - began - loop),

@@ -181,7 +181,8 @@ class OrderedTrainer:
             what = (
                 f"the training loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {float(norm)}"
             )
-            raise Diverged(step, float(it.lr_scheduler.get_last_lr()[0]), what)
+            rate = float(it.lr_scheduler.get_last_lr()[0])
+            raise Diverged(step, rate, what, self.conduct.batches.slice(step))
         return norm
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.common.checkpoints import CheckpointPlace, clear
 from components.common.curriculum import OWN, PhasePlan, expand, find_plan, schedule_spans, sequence, steps_of
 from components.common.digests import digest_lines, seed_for
-from components.common.errors import DataError
+from components.common.errors import DataError, UserError
 from components.common.examples import read_examples, read_rows
 from components.common.keys import phase_key
 from components.common.models import model_digest, model_folder
@@ -19,24 +16,7 @@ from components.common.records import step_name
 from components.common.selection import for_selection
 from components.common.spec import Spec
 from components.common.step import Reference, Step, errors_said
-
-RESULTS = (
-    "examples",
-    "sequence",
-    "tokens",
-    "response_tokens",
-    "truncated",
-    "steps",
-    "learning",
-    "batching",
-    "best",
-    "selected",
-    "rollbacks",
-    "resumed_at",
-    "checkpoint_seconds",
-    "train_seconds",
-    "extra",
-)
+from components.training.making import PhaseMaker
 
 
 def tier_files(folder: Path, tiers: int) -> dict[int, Path]:
@@ -141,62 +121,35 @@ def run(context: str, split: str, parent: str, curriculum: str, index: int, seed
     parent_key = model_digest(spec.model.path, step.store.memory) if before is None else before.key
     order, span = sequence(plan, tier_ids(files), seed), span_of(spec, plan, files, seed)
     key = phase_key(spec, plan, order, parent_key, seed, span, selection_digest(plan, held_out))
-    carried = None
-    if plan.settings.carry == "optimizer":
-        carried = step.store.find("optimizers", parent_key)
-        if carried is None:
-            raise AssertionError(f"the optimizer of {parent_key} is not in the store")
-
     kept = keeps_optimizer(spec, plan, seed)
-    aside: list[Path] = []
+    stream = {"name": plan.name, "key": key, "curriculum": curriculum, "index": index, "seed": seed}
 
-    def train(folder: Path, resumable: bool) -> dict[str, Any]:
+    def job() -> dict[str, Any]:
         model = model_folder(spec.model.path) if before is None else before.folder / "model"
-        job = {**fit_job(spec, plan, files, seed, model), "out": str(folder), "span": span, "keep_optimizer": kept}
-        job["carried"] = None if carried is None else str(carried.path)
-        job["selection"] = str(held_out)
-        if resumable:
-            job["checkpoints"] = asdict(place())
-        if step.info.mlflow.get("run_id"):
-            about = {"name": plan.name, "key": key, "curriculum": curriculum, "index": index, "seed": seed}
-            job["stream"] = {"info": step.info.to_json(), **about}
-        result: dict[str, Any] = step.heavy("components.training.fit:fit", job=job)
-        return result
+        carried = None
+        if plan.settings.carry == "optimizer":
+            carried = step.store.whole("optimizers", parent_key)
+            if carried is None:
+                raise UserError(
+                    f"the optimizer that {plan.name} carries on with is not in the store", "run the same command again"
+                )
+        return {
+            **fit_job(spec, plan, files, seed, model),
+            "span": span,
+            "keep_optimizer": kept,
+            "carried": None if carried is None else str(carried.path),
+            "selection": str(held_out),
+            "stream": {"info": step.info.to_json(), **stream} if step.info.mlflow.get("run_id") else None,
+        }
 
-    def place() -> CheckpointPlace:
-        return CheckpointPlace(step.info.store, key, 0 if step.lease is None else step.lease.token)
-
-    def make(folder: Path) -> dict[str, Any]:
-        result = train(folder, resumable=True)
-        if kept:
-            aside.append((folder / "optimizer").rename(folder.with_name(f"{folder.name}-optimizer")))
-        return {**{name: result[name] for name in RESULTS}, "parent_key": parent_key, "name": plan.name}
-
-    def make_optimizer(folder: Path) -> dict[str, Any]:
-        if not aside:  # the phase was found without it: equal keys train equally
-            train(folder, resumable=False)
-            aside.append(folder / "optimizer")
-            shutil.rmtree(folder / "model")
-        for file in sorted(aside[0].iterdir()):
-            file.rename(folder / file.name)
-        return {"phase": key}
-
-    try:
-        entry, reused = step.find_or_make("phases", key, make, lambda: clear(place()))
-        if kept:
-            step.find_or_make("optimizers", key, make_optimizer)
-    finally:
-        for folder in aside:
-            shutil.rmtree(folder, ignore_errors=True)
-    about = {
-        "name": plan.name,
+    about = {"parent_key": parent_key, "name": plan.name, "method": plan.method}
+    entry, reused = PhaseMaker(step, key, job, about).find_or_make(kept)
+    asked = {
         "curriculum": curriculum,
         "index": index,
         "seed": seed,
-        "method": plan.method,
-        "parent_key": parent_key,
         "tiers": plan.tiers,
         "tier": plan.tiers[0] if len(plan.tiers) == 1 and plan.arrangement == "tiers" else None,
         "settings": plan.settings.model_dump(mode="json"),
     }
-    return step.finish(entry, reused, {**entry.info, **about})
+    return step.finish(entry, reused, {**entry.info, **about, **asked})
