@@ -129,7 +129,7 @@ def gc(
     decisions = decide(opened, keep_runs, parents)
     going = [decision for decision in decisions if decision.goes]
     if not as_json:
-        for decision in going:
+        for decision in (decision for decision in going if decision.what != "lease"):
             line = f"{decision.what} {decision.name}  {_bytes(decision.size)}  ({decision.reason})"
             console.print(f"{'would delete' if dry_run else 'delete'} {line}", highlight=False, markup=False)
         for decision in decisions:
@@ -141,5 +141,6 @@ def gc(
         _print_json({"dry_run": dry_run, "bytes": freed, "decisions": [decision.to_dict() for decision in decisions]})
         return
     kept = sum(not decision.goes and decision.what == "entry" for decision in decisions)
+    leases = sum(decision.what == "lease" for decision in going)
     would = "would be freed" if dry_run else "freed"
-    console.print(f"\n{_bytes(freed)} {would}; {kept} results stay", highlight=False)
+    console.print(f"\n{_bytes(freed)} {would}, and {leases} leases nobody holds; {kept} results stay", highlight=False)

@@ -13,6 +13,7 @@ import hashlib
 import math
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,7 @@ from typing import Any, TypeVar
 
 from components.common.errors import UserError
 from components.common.objects import NEW, Listed, Missing, Objects, disk_errors
-from components.common.progress import say
+from components.common.progress import EVENTS, say
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -72,14 +73,25 @@ def _code(error: Exception) -> str:
 
 def _passes(error: Exception) -> bool:
     """Whether an error may be gone when the request is repeated."""
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
-    from urllib3.exceptions import HTTPError
+    from botocore import exceptions as said
+    from botocore.parsers import ResponseParserError
 
-    if isinstance(error, ClientError):
-        return int(error.response["ResponseMetadata"]["HTTPStatusCode"]) >= 500 or _code(error) in _PASSING
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+    if isinstance(error, said.ClientError):
+        status = int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+        return (status >= 500 and status != 501) or _code(error) in _PASSING  # 501: the server will never know how
+    if isinstance(error, said.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         return False
-    return isinstance(error, BotoCoreError | HTTPError | ConnectionError | TimeoutError)
+    way = (said.HTTPClientError, said.ConnectionError, said.IncompleteReadError, said.CredentialRetrievalError)
+    return isinstance(error, (*way, ResponseParserError, ConnectionError, TimeoutError))
+
+
+@functools.lru_cache(maxsize=64)
+def _tell(warning: str) -> None:
+    """Tell the user, once: through the run's driver, or in the terminal where a command asks by itself."""
+    if EVENTS in os.environ:
+        say(warning=warning)
+    else:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 class S3Objects(Objects):
@@ -131,7 +143,7 @@ class S3Objects(Objects):
                 if not passes or now - failed >= self._patience:
                     raise self._explained(error, passes) from error
                 if now - failed > _QUIET:
-                    say(warning=f"S3 at {self.place} is in trouble; trying again for up to {self._patience:.0f} s")
+                    _tell(f"S3 at {self.place} is in trouble; trying again for up to {self._patience:.0f} s")
             attempt += 1
             pause = random.uniform(0, min(10.0, 0.1 * 2 ** min(attempt, 10), max(0.1, self._patience / 4)))
             if self._stopped.wait(pause):
@@ -146,8 +158,10 @@ class S3Objects(Objects):
                 "it is tried",
             )
         remedy = "check the bucket, its rights and AWS_ENDPOINT_URL"
-        if "redentials" in said or _code(error) in ("403", "AccessDenied", "InvalidAccessKeyId"):
-            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the account its rights"
+        if _code(error) in ("403", "AccessDenied"):
+            remedy = "give the account the right to list the bucket and to read, write and delete below the prefix"
+        elif "redentials" in said or _code(error) in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
+            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of the machine"
         return UserError(f"S3 at {self.place}: {said}", remedy)
 
     def in_threads(self, function: Callable[[A], T], items: Iterable[A], threads: int) -> list[T]:

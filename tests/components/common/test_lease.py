@@ -1,6 +1,8 @@
 """Leases: one maker for each result, over a folder and over S3."""
 
 import json
+import os
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from components.common import lease as leases
-from components.common.errors import LeaseLost
+from components.common.errors import LeaseLost, UserError
 from components.common.lease import acquire, describe, held, leased_token, register_name, surely_dead, this_process
 from components.common.objects import open_objects
 
@@ -105,8 +107,10 @@ def test_a_holder_that_lives_elsewhere_is_waited_for_however_long_it_takes(objec
 def test_a_holder_that_stops_renewing_is_replaced_and_learns_it(objects, monkeypatch):
     elsewhere(monkeypatch)
     first = take(objects)  # never renewed
-    second = take(objects)
+    looks = []
+    second = take(objects, ready=lambda: looks.append(1) is not None)
     assert second.token > first.token
+    assert 1 < len(looks) <= 20  # ten looks make a heartbeat at least: within two
     with pytest.raises(LeaseLost, match="took over phases/0123456789"):
         first.check()
     second.check()
@@ -166,3 +170,26 @@ def test_while_the_store_is_away_no_time_passes_for_a_holder():
     time.sleep(0.3)  # nobody can renew meanwhile
     assert watch.unchanged("1", 0.1) == 0.1
     assert watch.unchanged("2", 0.1) == 0.0
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a tiny disk needs root")
+def test_a_full_disk_is_said(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tiny disk needs the right to mount")
+    try:
+        objects = open_objects(disk)
+        first = take(objects)
+        with (disk / "other").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(b"x" * 4096)
+        with pytest.raises(UserError, match="is full"):
+            acquire(objects, "phases", "f" * 32, "run", lambda: False, lambda holder: None)
+        with pytest.raises(UserError, match="is full"):
+            objects.write("runs/a/run.json", b"x" * 100)
+        first.check()  # what stands there is whole
+        assert [item.name for item in objects.list("runs")] == []
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -217,7 +217,7 @@ def test_the_command(store):
     said = phasetune("gc", "--keep-runs", "1", "--dry-run", *place)
     assert f"would delete entry phases/{key('c')}  100 B  (used last by r-1)" in said
     assert f"keep phases/{key('a')}  100 B  (parent of {key('b')[:12]}, which stays; --parents deletes it)" in said
-    assert "100 B would be freed; 2 results stay" in said
+    assert "100 B would be freed, and 0 leases nobody holds; 2 results stay" in said
     assert store.find("phases", key("c")) is not None
     done = json.loads(phasetune("gc", "--keep-runs", "1", "--json", *place))
     assert done["bytes"] == 100

@@ -81,10 +81,17 @@ def test_one_that_is_not_there_is_said(s3_place, monkeypatch):
 
 def test_while_it_is_away_the_user_is_told(disturbed, s3_place, tmp_path, monkeypatch):
     monkeypatch.setenv("PHASETUNE_EVENTS", str(tmp_path / "events"))
-    monkeypatch.setattr(objects_s3, "_QUIET", 0.0)
+    monkeypatch.setattr(objects_s3, "_QUIET", -1.0)
     disturbed.faults[:] = ["500", "500"]
     assert S3Objects(s3_place).read("a") is None
     assert "trying again for up to 300 s" in json.loads((tmp_path / "events").read_text().splitlines()[0])["warning"]
+
+
+def test_a_command_that_waits_says_so_in_the_terminal(disturbed, s3_place, capsys, monkeypatch):
+    monkeypatch.setattr(objects_s3, "_QUIET", -1.0)
+    disturbed.faults[:] = ["500", "500"]
+    assert S3Objects(s3_place).read("a") is None
+    assert capsys.readouterr().err == f"warning: S3 at {s3_place} is in trouble; trying again for up to 300 s\n"
 
 
 def test_a_bucket_that_is_not_there_is_said_at_once(s3_place):
