@@ -30,17 +30,20 @@ def _dataset(name: str, content: Any, uri: str, counts: Mapping[str, Any], conte
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
-def tier_datasets(record: StepRecord, split: StepRecord | None, seed: int) -> list[Any]:
-    """What a phase trains on: each of its tiers as a dataset; random tiers are one dataset of their own.
+def tier_datasets(record: StepRecord, split: StepRecord | None, seed: int, own: StepRecord | None = None) -> list[Any]:
+    """What a phase trains on: each of its tiers as a dataset; random tiers are one dataset, and so are data of its own.
 
     Args:
         record: The phase's record.
         split: The split's record, None where there is none.
         seed: The run's seed.
+        own: The record of the phase's own data, None where it trains on tiers.
 
     Returns:
         `DatasetInput`s whose digests follow from the split's key, so that equal tiers are one dataset in MLflow.
     """
+    if own is not None:
+        return [_dataset(f"data of {own.info['name']}", own.key, own.uri, own.info.get("ledger", {}), "training")]
     if split is None:
         return []
     info = record.info

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import zip_longest
@@ -27,7 +28,11 @@ from components.common.tracking_connect import database_file, redact
 RUN, KIND, KEY, RECORD = "phasetune.run", "phasetune.kind", "phasetune.key", "phasetune.record"
 PARENT, ATTACHED, ARTIFACTS = "mlflow.parentRunId", "phasetune.attached", "phasetune.artifacts"
 CURRICULUM, INDEX, SEED = "phasetune.curriculum", "phasetune.index", "phasetune.seed"
-LEARNING = ("loss", "learning_rate", "grad_norm", "tokens")
+LEARNING = "train/"
+"""Before the names of a learning curve's metrics, which are else the trainer's (TRL's) own."""
+_CLEARER = {"frac_reward_zero_std": "groups_all_equal"}
+_NO_METRICS = frozenset({"step", "time"})
+_FORBIDDEN = re.compile(r"[^/\w.\- :]")
 MAX_PARAM, MAX_TAG = 6000, 8000  # characters; MLflow's limits
 
 
@@ -186,9 +191,14 @@ class RunTree:
 
     def logged(self, run: Any) -> set[tuple[str, int, float]]:
         """The points of the learning curves that the run already holds, as (metric, step, value)."""
-        names = [f"train/{name}" for name in LEARNING if f"train/{name}" in run.data.metrics]
+        names = [name for name in run.data.metrics if name.startswith(LEARNING)]
         history = [m for name in names for m in self.client.get_metric_history(run.info.run_id, name)]
         return {(m.key, m.step, m.value) for m in history}
+
+
+def metric_name(name: str) -> str:
+    """A metric's name with what MLflow does not allow in it replaced."""
+    return _FORBIDDEN.sub("_", name)
 
 
 def learning_metrics(points: Sequence[Mapping[str, Any]], logged: set[tuple[str, int, float]]) -> list[Any]:
@@ -201,10 +211,10 @@ def learning_metrics(points: Sequence[Mapping[str, Any]], logged: set[tuple[str,
 
     metrics: list[Any] = []
     for point in points:
-        for name in LEARNING:
-            if point.get(name) is None:
+        for name, value in point.items():
+            if name in _NO_METRICS or not isinstance(value, int | float):
                 continue
-            known = (f"train/{name}", int(point["step"]), float(point[name]))
+            known = (metric_name(LEARNING + _CLEARER.get(name, name)), int(point["step"]), float(value))
             if known not in logged:
                 logged.add(known)
                 metrics.append(Metric(known[0], known[2], round(point["time"] * 1000), known[1]))

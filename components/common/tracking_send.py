@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +15,8 @@ from typing import Any
 
 from components.common.curriculum import MAIN, expand
 from components.common.digests import digest_file
+from components.common.phase_data import preparing_places
+from components.common.phase_tables import read_phase_tables
 from components.common.records import BASE, RunInfo, RunRecords, StepRecord, step_name
 from components.common.tracking_connect import connect, reachable, redact, warn
 from components.common.tracking_entities import URI, checkpoint_model, source_datasets, tier_datasets
@@ -27,12 +28,13 @@ from components.common.tracking_runs import (
     RunTree,
     flat_parameters,
     learning_metrics,
+    metric_name,
     open_run,
     send,
     started_ms,
 )
 
-_FORBIDDEN = re.compile(r"[^/\w.\- :]")  # in the names of metrics
+_TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow's pages know an artifact for a table
 _COUNTS = ("examples", "tokens", "steps", "truncated")
 
 
@@ -87,7 +89,7 @@ def _final(
 
     metrics = []
     for name, value in values.items():
-        safe = _FORBIDDEN.sub("_", name)
+        safe = metric_name(name)
         if value is not None and latest.get(safe) != float(value):
             moment = round(time.time() * 1000) if safe in latest else at
             metrics.append(Metric(safe, float(value), moment, step, model_id=model_id))
@@ -109,6 +111,7 @@ class _Copy:
         self.tree, self.client, self.uri = tree, tree.client, uri
         self.records, self.summary = records, summary
         self.spec = tree.info.parsed()
+        self.places = preparing_places(self.spec)
         self.started = started_ms(tree.info)
         controls = (summary or {}).get("controls", [])
         self.against_main: dict[str, dict[str, Any]] = {
@@ -142,7 +145,8 @@ class _Copy:
         mark = _mark(asdict(record), result and asdict(result))
         if run.data.tags.get(RECORD) == mark:
             return
-        datasets = tier_datasets(record, self.records.read(step_name("split", seed=seed)), seed)
+        own = self.own_data(curriculum, index, seed)
+        datasets = tier_datasets(record, self.records.read(step_name("split", seed=seed)), seed, own)
         if datasets:
             self.client.log_inputs(run.info.run_id, datasets)
         model = checkpoint_model(self.client, self.uri, run, record, f"{self.tree.info.name}-{curriculum}-{index}")
@@ -151,6 +155,7 @@ class _Copy:
         metrics += _final(_named("phase", {**counts, "seconds": record.seconds}), ended, latest, index)
         metrics += _final(_metrics_of(result), ended, latest, index, model.model_id)
         tags = {"phasetune.method": str(record.info["method"]), URI: redact(record.uri), RECORD: mark}
+        tags |= self.tables(run, record)
         if record.reused:
             tags["reused_from"] = f"{record.key} {redact(record.uri)}"
         settings = flat_parameters(record.info.get("settings", {}))
@@ -158,6 +163,19 @@ class _Copy:
         self.finish(run, ended)
         # The record's digest goes last: a copy that broke off is then made again.
         send(self.client, run.info.run_id, metrics, params, tags)
+
+    def own_data(self, curriculum: str, index: int, seed: int) -> StepRecord | None:
+        """The record of the preparation of a phase's own data."""
+        place = self.places.get((curriculum, index, seed))
+        return None if place is None else self.records.read(step_name("prepare", *place))
+
+    def tables(self, run: Any, record: StepRecord) -> dict[str, str]:
+        """Log what the phase shows of its rollouts and pairs; a repetition replaces it. Returns the tag for it."""
+        tables = read_phase_tables(record.uri)
+        for name, table in tables.items():
+            self.client.log_text(run.info.run_id, table.to_json(), f"{name}.json")
+        listed = [{"path": f"{name}.json", "type": "table"} for name in tables]
+        return {_TABLES: json.dumps(listed)} if listed else {}
 
     def control(self, curriculum: str, last: int, seed: int) -> None:
         result = self.records.read(step_name("evaluate", curriculum, last, seed))
@@ -182,6 +200,10 @@ class _Copy:
         others = _named("base", _metrics_of(self.records.read(step_name("evaluate", BASE))))
         if prepared is not None:
             others |= _named("data", prepared.info.get("ledger", {}))
+        owned = {place: self.records.read(step_name("prepare", *place)) for place in self.places.values()}
+        for record in owned.values():
+            if record is not None:
+                others |= _named(f"data.{record.info['name']}", record.info.get("ledger", {}))
         for control, numbers in self.against_main.items():
             others |= _named(f"against_main.{control}", _differences(numbers))
         verdict = str((self.summary or {}).get("verdict", ""))[:MAX_TAG]
@@ -191,7 +213,7 @@ class _Copy:
         metrics = _final(others, self.started, run.data.metrics)
         for index, values in enumerate(phases, 1):
             metrics += _final(values, self.started, run.data.metrics if index == last else {}, index)
-        sources = source_datasets(prepared) if prepared is not None else []
+        sources = [one for each in (prepared, *owned.values()) if each is not None for one in source_datasets(each)]
         if sources:
             self.client.log_inputs(run.info.run_id, sources)
         tags = {"phasetune.verdict": verdict} if verdict else {}

@@ -58,7 +58,7 @@ class PhaseStream:
         """Queue a point; never blocks, never raises.
 
         Args:
-            point: {"step", "loss", "learning_rate", "grad_norm", "tokens", "time"}, the time in Unix seconds.
+            point: {"step", "time" (Unix seconds), "loss", ...}: every number in it is a metric but these two.
         """
         if not self._on:
             return
