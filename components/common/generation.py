@@ -163,7 +163,7 @@ def _continued(
     rows = [[pad] * (longest - len(item)) + item for item in ids]
     seen = [[0] * (longest - len(item)) + [1] * len(item) for item in ids]
     with torch.inference_mode(), _plain(model):
-        output = model.generate(
+        output: torch.Tensor = model.generate(
             input_ids=torch.tensor(rows, device=model.device),
             attention_mask=torch.tensor(seen, device=model.device),
             max_new_tokens=room,

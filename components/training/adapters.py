@@ -58,7 +58,9 @@ def _lora(adapter: AdapterSpec) -> Any:
     )
 
 
-def save_trained(model: Any, out: Path, spec: ModelSpec, parent: Path, how: str) -> None:
+def save_trained(
+    model: Any, out: Path, spec: ModelSpec, parent: Path, how: str, whole: dict[str, Any] | None = None
+) -> None:
     """Write what the phase trained: a folder that `load_model` reads, in the spec's type.
 
     Args:
@@ -67,6 +69,7 @@ def save_trained(model: Any, out: Path, spec: ModelSpec, parent: Path, how: str)
         spec: The model's part of the spec.
         parent: The folder that the phase started from.
         how: The phase's setting `adapter`.
+        whole: The weights, where the model is spread over workers.
     """
     import torch
 
@@ -78,7 +81,8 @@ def save_trained(model: Any, out: Path, spec: ModelSpec, parent: Path, how: str)
     stack = Stack(merged, f"adapter-{len(merged)}")
     write_stack(out, stack, parent)
     active = out / str(stack.active)
-    model.save_pretrained(active, safe_serialization=True)
+    # Only this one: what a reference is compared with is an adapter too while the phase trains.
+    model.save_pretrained(active, safe_serialization=True, selected_adapters=["default"])
     (active / "README.md").unlink(missing_ok=True)  # a form to fill in
     config = active / "adapter_config.json"
     values = json.loads(config.read_text(encoding="utf-8"))

@@ -209,7 +209,9 @@ def make_trainer(job: dict[str, Any], conduct: Conduct, model: Any, tokenizer: A
     arguments = trainer_arguments(job, conduct.batches, conduct.scratch / "trainer")
     arguments["per_device_train_batch_size"] *= settings["samples"]  # TRL counts completions
     functions = reward_functions(settings["rewards"])
-    model.config._name_or_path = job["model"]  # from here TRL loads the reference of a full fine-tuning
+    adapted = hasattr(model, "peft_config")
+    if not adapted:
+        model.config._name_or_path = job["model"]  # from here TRL loads the reference
     context = min(settings["max_length"], context_length(Path(job["model"])))
     first = conduct.rank == 0
     trainer = OrderedGRPOTrainer(
@@ -238,7 +240,7 @@ def make_trainer(job: dict[str, Any], conduct: Conduct, model: Any, tokenizer: A
         ),
         generated=int(before.get("generated_tokens", 0)),
     )
-    if "ref" in getattr(model, "peft_config", {}):
+    if adapted and settings["beta"]:
         _refer_to_start(model, Path(job["model"]), settings["adapter"])
     return trainer
 

@@ -161,7 +161,7 @@ def _encode_sides(
         sides.append([_last_only(item, len(p)) for item, p in zip(whole, prompts, strict=True)])
     for items in sides:
         refuse_long_prompts([(e.id, item) for e, item in zip(batch, items, strict=True)], max_length)
-    return list(zip(*sides, strict=True))  # type: ignore[arg-type]  # there are two sides
+    return list(zip(*sides, strict=True))
 
 
 def _last_only(item: Encoded, prompt: int) -> Encoded:

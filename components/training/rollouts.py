@@ -96,7 +96,7 @@ def _check_rewards(rewards: Sequence[str], examples: Iterable[Example]) -> None:
     answers: dict[str, set[str]] = {}
     for example in examples:
         count += 1
-        names = list(rewards) or [example.verifier]
+        names: list[str | None] = [*rewards] or [example.verifier]
         if None in names or (example.answer is None and any(name in VERIFIERS for name in names)):
             missing.append(example.id)
             continue
