@@ -140,11 +140,14 @@ def phase_specs(spec: Spec, seed: int) -> list[PhaseSpec]:
     ]
 
 
+def phase_name(phase: PhaseSpec) -> str:
+    """What users read: the name given, else after the tiers (`tier-1-2`), else the method."""
+    tiers = "tier-" + "-".join(str(tier) for tier in phase.tiers)
+    return phase.name or (tiers if phase.method == "sft" and phase.tiers else phase.method)
+
+
 def _name(phase: PhaseSpec, random: bool) -> str:
-    name = phase.name
-    if name is None:
-        tiers = "tier-" + "-".join(str(tier) for tier in phase.tiers)
-        name = tiers if phase.method == "sft" and phase.tiers else phase.method
+    name = phase_name(phase)
     return name.replace("tier-", "random-") if random else name
 
 

@@ -6,19 +6,14 @@ Every number comes from `components.common.statistics` and `paired`; this module
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-
-from components.common.digests import seed_for
-from components.common.paired import Comparison, combine_seeds, holm, paired_difference
-from components.common.records import StepRecord
-from components.common.spec import EvaluationSpec
-from components.common.statistics import seed_spread
-from components.reporting.answers import Answers, load_answers
+from components.common.paired import Comparison, holm
+from components.reporting.answers import Answers
+from components.reporting.changes import Change, changes_of
 from components.reporting.measures import ACCURACY, LOSS, MEASURES, Level, Measure, parts_of
+from components.reporting.pairing import Book, all_or_none, difference, over_seeds
 from components.reporting.results import CurriculumResult, PhaseResult, Results
 
 _ENOUGH = 0.5
@@ -67,6 +62,7 @@ class Comparisons:
         controls: Main against every control, in the spec's order.
         levels: Results after the last phase by (curriculum, metric), for every measure and part.
         parts: Main minus control by (control, part) in the verdict's measure: intervals to look at, not adjusted.
+        changes: What every phase of the main run changed, in the verdict's measure, on everything and each slice.
         lost: Evaluations whose per-example results are gone.
     """
 
@@ -77,6 +73,7 @@ class Comparisons:
     controls: list[Against] = field(default_factory=list)
     levels: dict[tuple[str, str], Level] = field(default_factory=dict)
     parts: dict[tuple[str, str], Comparison] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
 
@@ -98,93 +95,24 @@ def decide(measure: Measure, comparison: Comparison, p_holm: float, confidence: 
     return "better" if (comparison.difference > 0) == measure.higher_is_better else "worse"
 
 
-class _Book:
-    """Per-example results, each file read once."""
-
-    def __init__(self) -> None:
-        self._answers: dict[str, Answers | None] = {}
-        self.lost: list[str] = []
-
-    def read(self, record: StepRecord) -> Answers | None:
-        if record.step not in self._answers:
-            self._answers[record.step] = load_answers(record)
-            if self._answers[record.step] is None:
-                self.lost.append(record.step)
-        return self._answers[record.step]
-
-
-def _shared(sets: Sequence[Answers], measure: Measure, part: str) -> list[Answers]:
-    """The same examples of every set, in one order: members of the part that all of them measured."""
-    known = [
-        answers.ids[answers.member(part) & ~np.isnan(answers.numerators(measure)) & ~np.isnan(answers.weights(measure))]
-        for answers in sets
-    ]
-    ids = known[0]
-    for others in known[1:]:
-        ids = np.intersect1d(ids, others, assume_unique=True)
-    return [answers.take(ids) for answers in sets]
-
-
-def _difference(
-    firsts: list[Answers], seconds: list[Answers], measure: Measure, part: str, settings: EvaluationSpec, seed: int
-) -> tuple[Comparison | None, int]:
-    """Firsts minus seconds (one set for each seed, or a single first against each), and the number of examples."""
-    if not firsts or not seconds:
-        return None, 0
-    aligned = _shared([*firsts, *seconds], measure, part)
-    n = len(aligned[0].ids)
-    if n == 0:
-        return None, 0
-    ours = [answers.numerators(measure) for answers in aligned[: len(firsts)]]
-    theirs = [answers.numerators(measure) for answers in aligned[len(firsts) :]]
-    weights, clusters = aligned[0].weights(measure), aligned[0].clusters
-    if not weights.sum() > 0:
-        return None, 0
-    if len(ours) > 1:
-        return combine_seeds(ours, theirs, weights, clusters, settings.confidence), n
-    draw = seed_for(seed, "report comparisons")
-    flips = 1 if part else 10_000  # the p-value of a part is shown nowhere
-    found = paired_difference(
-        ours[0], theirs[0], weights, clusters, settings.confidence, settings.resamples, draw, flips
-    )
-    return found, n
-
-
-def _over_seeds(sets: list[Answers], measure: Measure, part: str, confidence: float) -> Level | None:
-    """The mean over two or more seeds, with an interval that holds their spread and that of the examples."""
-    aligned = _shared(sets, measure, part)
-    weights = aligned[0].weights(measure)
-    if not len(weights) or not weights.sum() > 0:
-        return None
-    rows = [answers.numerators(measure) for answers in aligned]
-    mean = combine_seeds(rows, [np.zeros(len(weights))] * len(rows), weights, aligned[0].clusters, confidence)
-    low, high = (mean.low, mean.high) if measure is not ACCURACY else (max(0.0, mean.low), min(1.0, mean.high))
-    return Level(mean.difference, low, high, seed_spread([float(row.sum() / weights.sum()) for row in rows])[1])
-
-
-def _levels(results: Results, book: _Book) -> dict[tuple[str, str], Level]:
+def _levels(results: Results, book: Book) -> dict[tuple[str, str], Level]:
     """The results after the last phase: of one seed as they were measured, of several their mean."""
     names = results.metric_names()
     levels: dict[tuple[str, str], Level] = {}
     for curriculum in results.curricula:
         ends = [phase for seed in results.seeds if (phase := curriculum.last(seed)).evaluation]
-        sets = _all([book.read(phase.evaluation) for phase in ends if phase.evaluation]) if len(ends) > 1 else []
+        sets = all_or_none([book.read(phase.evaluation) for phase in ends if phase.evaluation]) if len(ends) > 1 else []
         for measure in MEASURES:
             tiers, slices = parts_of(names, measure)
             for part in ["", *tiers, *slices]:
                 level: Level | None = None
                 if sets:
-                    level = _over_seeds(sets, measure, part, results.spec.evaluation.confidence)
+                    level = over_seeds(sets, measure, part, results.spec.evaluation.confidence)
                 elif ends:
                     level = measure.read(ends[0].metrics, part)
                 if level:
                     levels[curriculum.name, measure.metric(part)] = level
     return levels
-
-
-def _all(sets: list[Answers | None]) -> list[Answers]:
-    """The sets if all of them are there, else nothing."""
-    return [answers for answers in sets if answers] if all(sets) else []
 
 
 def _pairs(results: Results, control: CurriculumResult) -> list[tuple[PhaseResult, PhaseResult]]:
@@ -206,7 +134,7 @@ def _gap(ours: float | None, theirs: float | None) -> float | None:
 
 def compare(results: Results) -> Comparisons:
     """Compare the main run with the base model and with every control."""
-    book, settings, seed = _Book(), results.spec.evaluation, results.spec.data_seed
+    book, settings, seed = Book(), results.spec.evaluation, results.spec.data_seed
     measure = primary_measure(results)
     found = Comparisons(measure, base=measure.read(results.base_metrics))
     found.levels = _levels(results, book)
@@ -214,14 +142,14 @@ def compare(results: Results) -> Comparisons:
     tiers, slices = parts_of(results.metric_names(), measure)
 
     def sets(phases: list[PhaseResult]) -> list[Answers]:
-        return _all([book.read(phase.evaluation) for phase in phases if phase.evaluation])
+        return all_or_none([book.read(phase.evaluation) for phase in phases if phase.evaluation])
 
     for control in results.controls:
         pairs = _pairs(results, control)
         firsts, seconds = sets([ours for ours, _ in pairs]), sets([theirs for _, theirs in pairs])
-        comparison, n = _difference(firsts, seconds, measure, "", settings, seed)
+        comparison, n = difference(firsts, seconds, measure, "", settings, seed)
         for part in [*tiers, *slices]:
-            of_part, _ = _difference(firsts, seconds, measure, part, settings, seed)
+            of_part, _ = difference(firsts, seconds, measure, part, settings, seed)
             if of_part:
                 found.parts[control.name, part] = of_part
         found.controls.append(
@@ -242,7 +170,8 @@ def compare(results: Results) -> Comparisons:
     ends = [phase for seed_ in results.seeds if (phase := results.main.last(seed_)).evaluation]
     base = book.read(results.base) if results.base else None
     if base and ends:
-        found.over_base, _ = _difference(sets(ends), [base] * len(ends), measure, "", settings, seed)
+        found.over_base, _ = difference(sets(ends), [base] * len(ends), measure, "", settings, seed)
+    found.changes = changes_of(results, book, measure, ["", *slices])
     found.lost = book.lost
     return found
 

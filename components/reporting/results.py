@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from components.common.curriculum import MAIN, PhasePlan, expand
+from components.common.phase_data import Place, preparing_places
 from components.common.records import BASE, RunInfo, RunRecords, StepRecord, step_name
 from components.common.spec import Spec
 
@@ -89,6 +90,7 @@ class Results:
         score: The record of `score`.
         base: The evaluation of the base model.
         splits: The records of `split` by seed, those that there are.
+        prepared: The records of the data that phases have of their own, by the phase that they are named after.
         curricula: The main curriculum and then the controls.
         records: The records that there are, in the run's order.
         missing: The names of the steps that there should be and are not.
@@ -100,6 +102,7 @@ class Results:
     score: StepRecord | None
     base: StepRecord | None
     splits: dict[int, StepRecord]
+    prepared: dict[Place, StepRecord]
     curricula: tuple[CurriculumResult, ...]
     records: tuple[StepRecord, ...]
     missing: tuple[str, ...]
@@ -123,6 +126,11 @@ class Results:
     def base_metrics(self) -> Metrics:
         """Metrics of the base model; empty where it was not evaluated."""
         return dict(self.base.info["metrics"]) if self.base else {}
+
+    def own_data(self, phase: PhaseResult) -> StepRecord | None:
+        """The record of the data that a phase has of its own."""
+        place = preparing_places(self.spec).get((phase.plan.curriculum, phase.plan.index, phase.seed))
+        return None if place is None else self.prepared.get(place)
 
     def verifiable_share(self) -> float:
         """Share of the ordinary held-out examples that a verifier judged; 1 where no evaluation says."""
@@ -182,6 +190,8 @@ def load_results(records: RunRecords) -> Results:
     prepare, score = reader.read("prepare"), reader.read("score")
     splits = {seed: reader.read(step_name("split", seed=seed)) for seed in spec.all_seeds}
     base = reader.read(step_name("evaluate", BASE))
+    places = dict.fromkeys(preparing_places(spec).values())
+    prepared = {place: reader.read(step_name("prepare", *place)) for place in places}
     phases: dict[str, dict[int, tuple[PhaseResult, ...]]] = {}
     for seed in spec.all_seeds:
         for curriculum in expand(spec, seed):
@@ -201,6 +211,7 @@ def load_results(records: RunRecords) -> Results:
         score=score,
         base=base,
         splits={seed: record for seed, record in splits.items() if record},
+        prepared={place: record for place, record in prepared.items() if record},
         curricula=tuple(CurriculumResult(name, by_seed) for name, by_seed in phases.items()),
         records=tuple(reader.found),
         missing=tuple(reader.missing),

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from components.common.records import StepRecord
+from components.reporting.changes import Change
 from components.reporting.comparisons import Against, Comparisons
 from components.reporting.results import CurriculumResult, PhaseResult, Results
 
@@ -36,9 +37,10 @@ def build_summary(results: Results, found: Comparisons, verdict: str, report: St
         "seeds": results.seeds,
         "confidence": results.spec.evaluation.confidence,
         "metric": found.measure.metric(),
-        "phases": _phases(results.main),
+        "phases": _phases(results, results.main),
         "metrics": _last_metrics(results, found, results.main),
         "against_base": _comparison(found),
+        "changes": [_change(found, change) for change in found.changes],
         "controls": [_control(results, found, against) for against in found.controls],
         "base": {"metrics": results.base_metrics},
         "data": {name: ledger.get(name) for name in _LEDGER},
@@ -62,7 +64,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _phase(phase: PhaseResult, train: StepRecord) -> dict[str, Any]:
+def _phase(results: Results, phase: PhaseResult, train: StepRecord) -> dict[str, Any]:
     info = train.info
     return {
         "name": info["name"],
@@ -79,14 +81,21 @@ def _phase(phase: PhaseResult, train: StepRecord) -> dict[str, Any]:
         "response_tokens": info["response_tokens"],
         "truncated": info["truncated"],
         "steps": info["steps"],
+        "data": _own_data(results, phase),
         "seconds": round(train.seconds, 3),
         "reused": train.reused,
         "metrics": phase.metrics,
     }
 
 
-def _phases(curriculum: CurriculumResult) -> list[dict[str, Any]]:
-    return [_phase(phase, phase.train) for phase in curriculum.all_phases() if phase.train]
+def _own_data(results: Results, phase: PhaseResult) -> dict[str, int] | None:
+    """The ledger of the phase's own data; null where it trains on tiers."""
+    record = results.own_data(phase)
+    return None if record is None else dict(record.info["ledger"])
+
+
+def _phases(results: Results, curriculum: CurriculumResult) -> list[dict[str, Any]]:
+    return [_phase(results, phase, phase.train) for phase in curriculum.all_phases() if phase.train]
 
 
 def _last_metrics(results: Results, found: Comparisons, curriculum: CurriculumResult) -> dict[str, float | None]:
@@ -117,11 +126,29 @@ def _comparison(found: Comparisons) -> dict[str, Any]:
     }
 
 
+def _change(found: Comparisons, change: Change) -> dict[str, Any]:
+    gap = change.comparison
+    return {
+        "phase": change.plan.name,
+        "index": change.plan.index,
+        "method": change.plan.method,
+        "metric": found.measure.metric(change.part),
+        "before": change.before.value if change.before else None,
+        "after": change.after.value if change.after else None,
+        "difference": gap.difference if gap else None,
+        "low": gap.low if gap else None,
+        "high": gap.high if gap else None,
+        "p": gap.p if gap else None,
+        "n": change.n,
+        "seeds": change.seeds,
+    }
+
+
 def _control(results: Results, found: Comparisons, against: Against) -> dict[str, Any]:
     gap = against.comparison
     return {
         "name": against.control.name,
-        "phases": _phases(against.control),
+        "phases": _phases(results, against.control),
         "metrics": _last_metrics(results, found, against.control),
         "against_main": {
             "metric": found.measure.metric(),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+from components.common.curriculum import phase_name
 from components.common.spec import Spec
+from components.reporting.changes import Change, told_apart
 from components.reporting.comparisons import Against, Comparisons
 from components.reporting.measures import LOSS, p_value
 from components.reporting.results import Results
@@ -32,6 +34,7 @@ def sentences_of(results: Results, found: Comparisons) -> list[str]:
     sentences += [f"{_capital(_against(results, found, against))}." for against in rest]
     if not controls:
         sentences.append("The run has no control: there is nothing to compare the phases with.")
+    sentences += [_changed(found, change) for change in found.changes if told_apart(results, change)]
     if len(tested(found)) > 1:
         sentences.append(f"p-values are adjusted for {len(tested(found))} comparisons (Holm).")
     sentences.append(_luck(results, found))
@@ -45,9 +48,9 @@ def tested(found: Comparisons) -> list[Against]:
 
 def describe(spec: Spec) -> str:
     """`3 phases, ascending`; phases that a user listed are named."""
-    after = [phase.name or "tier-" + "-".join(map(str, phase.tiers)) for phase in spec.curriculum.then]
+    after = [phase_name(phase) for phase in spec.curriculum.then]
     if spec.curriculum.phases is not None:
-        names = [phase.name or "tier-" + "-".join(map(str, phase.tiers)) for phase in spec.curriculum.phases]
+        names = [phase_name(phase) for phase in spec.curriculum.phases]
         count, order = len(names), f" ({', '.join(names)})" if len(names) <= _MOST_NAMES else " as listed in the spec"
     else:
         count, given = spec.splitting.tiers, spec.curriculum.order
@@ -91,6 +94,19 @@ def _against(results: Results, found: Comparisons, against: Against) -> str:
         return f"{said}: not compared, for want of results on the same examples"
     outcome = against.outcome if against.outcome == "no difference shown" else f"the main run is {against.outcome}"
     return f"{said}: {outcome} ({difference_text(found, against)})"
+
+
+def _changed(found: Comparisons, change: Change) -> str:
+    """`grpo: held-out accuracy 41.2% before, 43.0% after: difference +1.8 points [0.2, 3.4] ...`."""
+    measure, gap = found.measure, change.comparison
+    name = change.plan.name if change.plan.name == change.plan.method else f"{change.plan.name} ({change.plan.method})"
+    if change.before is None or change.after is None or gap is None:
+        return f"{_capital(name)}: no results before and after it on the same examples."
+    levels = [measure.number(level.value) + measure.sign for level in (change.before, change.after)]
+    said = "" if gap.low > 0 or gap.high < 0 else "no difference shown, "
+    numbers = measure.difference(gap.difference, gap.low, gap.high)
+    opening = f"{_capital(name)}: held-out {measure.title} {levels[0]} before, {levels[1]} after"
+    return f"{opening} ({said}difference {numbers} on {change.n:,} examples that no phase saw)."
 
 
 def _incomplete(results: Results, found: Comparisons) -> str:
