@@ -23,7 +23,7 @@ from typing import Any
 
 from components.common.digests import digest
 from components.common.errors import LeaseLost, UserError
-from components.common.objects import NEW, Objects
+from components.common.objects import NEW, Objects, seconds_of
 
 HEARTBEAT = "PHASETUNE_HEARTBEAT"
 """The variable that sets the seconds within which a holder shows that it lives; 10 where absent."""
@@ -35,7 +35,7 @@ _DEAD = 1.5
 
 def heartbeat() -> float:
     """Seconds within which a holder shows that it lives."""
-    return float(os.environ.get(HEARTBEAT, "10"))
+    return seconds_of(HEARTBEAT, 10.0)
 
 
 def register_name(kind: str, key: str) -> str:

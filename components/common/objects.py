@@ -21,6 +21,8 @@ from pathlib import Path
 
 from components.common.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a full disk."""
 NEW = ""
 """The version of a register that is not there: swapping from it makes it."""
 
@@ -120,6 +122,22 @@ class Objects(ABC):
         return self
 
 
+def seconds_of(variable: str, usual: float) -> float:
+    """The seconds that a variable of the environment sets.
+
+    Raises:
+        UserError: If it is no number above 0.
+    """
+    text = os.environ.get(variable, str(usual))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UserError(f"{variable} is {text!r}", f"give seconds, e.g. {variable}={usual:g}")
+    return seconds
+
+
 @contextlib.contextmanager
 def disk_errors(place: str) -> Iterator[None]:
     """Turns a full disk into an error that says what to mend.
@@ -130,7 +148,7 @@ def disk_errors(place: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         raise UserError(
             f"the disk of the store {place} is full", "free some space there, or set `store` to another disk"
@@ -173,7 +191,14 @@ class LocalObjects(Objects):
 
     @contextlib.contextmanager
     def _partial(self, target: Path) -> Iterator[Path]:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            raise UserError(
+                f"the store {self.place} cannot be written: {error.strerror}", "set `store` to a folder of yours"
+            ) from error
         partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
         try:
             yield partial

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.common.errors import UserError
-from components.common.objects import NEW, Listed, Missing, Objects, disk_errors
+from components.common.objects import NEW, Listed, Missing, Objects, disk_errors, seconds_of
 from components.common.progress import EVENTS, say
 
 A = TypeVar("A")
@@ -37,6 +37,8 @@ PART = 16 * 2**20
 """Bytes of a part of a large object."""
 _MOST_PARTS = 9000
 _THREADS = 8
+_FIRST_PAUSE = 0.1
+"""Seconds of which the first pause is at most twice, and each later one twice the one before."""
 _QUIET = 5.0
 """Seconds of trouble after which the user is told."""
 _CONDITION = ("404", "NoSuchKey", "NotFound", "412", "PreconditionFailed", "416", "InvalidRange", "NoSuchUpload")
@@ -51,7 +53,7 @@ def _client(process: int, settings: tuple[str | None, ...]) -> Any:
     import boto3
     from botocore.config import Config
 
-    seconds = float(os.environ.get(TIMEOUT, "60"))
+    seconds = seconds_of(TIMEOUT, 60.0)
     config = Config(
         connect_timeout=min(10.0, seconds),
         read_timeout=seconds,
@@ -111,7 +113,7 @@ class S3Objects(Objects):
             raise UserError(f"store: {place!r} names no bucket", "give s3://bucket/prefix")
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self.place = f"s3://{self.bucket}/{self._prefix}".rstrip("/")
-        self._patience = float(os.environ.get(PATIENCE, "300")) if patience is None else patience
+        self._patience = seconds_of(PATIENCE, 300.0) if patience is None else patience
         self._stopped = threading.Event()
 
     def patient(self, seconds: float) -> S3Objects:
@@ -145,7 +147,7 @@ class S3Objects(Objects):
                 if now - failed > _QUIET:
                     _tell(f"S3 at {self.place} is in trouble; trying again for up to {self._patience:.0f} s")
             attempt += 1
-            pause = random.uniform(0, min(10.0, 0.1 * 2 ** min(attempt, 10), max(0.1, self._patience / 4)))
+            pause = random.uniform(0, min(10.0, _FIRST_PAUSE * 2 ** min(attempt, 10), max(0.1, self._patience / 4)))
             if self._stopped.wait(pause):
                 raise UserError(f"S3 at {self.place}: stopped", "run the same command again")
 

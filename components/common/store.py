@@ -9,7 +9,6 @@ Either way a killed process leaves nothing that could be taken for a result. See
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Any
 
 from components.common.errors import Damaged, UserError
 from components.common.lease import Lease, here
-from components.common.objects import Objects, open_objects
+from components.common.objects import FULL, Objects, open_objects
 from components.common.progress import say
 from components.common.store_entries import KINDS, MANIFEST, STAGING, Entries, Kind, Manifest
 from components.common.store_local import LocalEntries
@@ -140,7 +139,7 @@ class Store:
                 yield staging
                 self.entries.publish(staging, kind, key, info, lambda: None if lease is None else lease.check())
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             raise UserError(
                 f"the disk of the store {self.root} is full", "free some space there, or set `store` to another disk"

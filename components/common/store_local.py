@@ -119,7 +119,10 @@ class LocalEntries(Entries):
         """See `Entries`."""
         aside = self.local / STAGING / f"broken-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         aside.parent.mkdir(parents=True, exist_ok=True)
-        self._path(kind, key).rename(aside)
+        try:
+            self._path(kind, key).rename(aside)
+        except FileNotFoundError:
+            return
         shutil.rmtree(aside, ignore_errors=True)
         (self.local / VERIFIED / f"{kind}-{key}.json").unlink(missing_ok=True)
 

@@ -137,11 +137,10 @@ def _request(client: socket.socket) -> bytes:
 
 @pytest.fixture
 def disturbed(s3_server: str, s3_place: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disturbance]:
-    """The way to the S3 server, which the environment points at; requests time out soon."""
+    """The way to the S3 server, which the environment points at; the pauses between attempts are short."""
     way = Disturbance(s3_server)
     point_at(monkeypatch, way.address)
-    monkeypatch.setenv("PHASETUNE_S3_TIMEOUT", "0.3")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("components.common.objects_s3._FIRST_PAUSE", 0.005)
     yield way
     way.close()
     assert os.environ["AWS_ENDPOINT_URL"] == way.address

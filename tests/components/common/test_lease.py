@@ -164,6 +164,13 @@ def test_a_renewal_whose_answer_was_lost_is_no_loss(objects):
         lease.check()
 
 
+def test_a_heartbeat_that_is_no_time_is_said(monkeypatch):
+    for text in ("soon", "0", "-1", "nan"):
+        monkeypatch.setenv("PHASETUNE_HEARTBEAT", text)
+        with pytest.raises(UserError, match=f"PHASETUNE_HEARTBEAT is '{text}'"):
+            leases.heartbeat()
+
+
 def test_while_the_store_is_away_no_time_passes_for_a_holder():
     watch = leases._Watch()
     assert watch.unchanged("1", 0.1) == 0.0

@@ -1,5 +1,6 @@
 """What is in a store, what can go, and what stays; in a folder and in S3."""
 
+import io
 import json
 import signal
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
 from components.common.checkpoints import CheckpointPlace, latest, save
 from components.common.lease import acquire, held
@@ -14,6 +17,7 @@ from components.common.records import RunInfo, RunRecords, StepRecord
 from components.common.store import Store
 from components.common.store_gc import decide, sweep
 from components.common.store_inventory import take_inventory
+from pipelines import store_cli
 
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
 
@@ -197,13 +201,20 @@ def test_a_deletion_that_is_killed_leaves_no_entry(store):
     assert store.whole("phases", key("a")) is not None
 
 
-def phasetune(*arguments, code=0):
-    ended = subprocess.run([COMMAND, "store", *arguments], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == code, ended.stdout + ended.stderr
-    return ended.stdout
+@pytest.fixture
+def phasetune(monkeypatch):
+    """Calls `phasetune store`, which must end with this exit code; returns what it prints."""
+
+    def call(*arguments, code=0):
+        shown = io.StringIO()
+        monkeypatch.setattr(store_cli, "console", Console(file=shown, width=200, soft_wrap=True))
+        assert CliRunner().invoke(store_cli.app, arguments).exit_code == code, shown.getvalue()
+        return shown.getvalue()
+
+    return call
 
 
-def test_the_command(store):
+def test_the_command(store, phasetune):
     make(store, "a")
     make(store, "b", parent="a", content="12345")
     make(store, "c")
@@ -229,8 +240,14 @@ def test_the_command(store):
     assert fault["key"] == key("b")
 
 
-def test_a_store_that_is_not_there_is_said(tmp_path):
-    ended = subprocess.run([COMMAND, "store", "ls", "--store", str(tmp_path / "no")], capture_output=True, text=True)
+def test_the_installed_command_ends_with_the_code(tmp_path):
+    store = Store(tmp_path / "store")
+    path = make(store, "a").path / "weights"
+    path.write_text("y" * 100)
+    ended = subprocess.run([COMMAND, "store", "verify", "--store", store.place], capture_output=True, timeout=60)
+    assert ended.returncode == 1
+    command = [COMMAND, "store", "ls", "--store", str(tmp_path / "no")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert "there is no store at" in ended.stderr
 
