@@ -273,6 +273,10 @@ class Spec(Strict):
                 )
             if settings.carry == "optimizer" and self.model.adapter is not None and settings.adapter != "continue":
                 raise ValueError("`carry: optimizer` needs `adapter: continue`: another adapter has other weights")
+            if settings.select != "last" and self.compute.strategy != "ddp":
+                raise ValueError(
+                    f"`select: {settings.select}` measures a whole model: it needs `compute.strategy: ddp`"
+                )
             quantized = self.model.adapter is not None and self.model.adapter.quantize != "none"
             if quantized and settings.adapter == "merge":
                 raise ValueError(

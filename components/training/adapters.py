@@ -75,14 +75,19 @@ def save_trained(
 
     if spec.adapter is None:
         model.config.use_cache = True
-        model.to(getattr(torch, spec.dtype)).save_pretrained(out, safe_serialization=True)
+        dtype = getattr(torch, spec.dtype)
+        if whole is None:
+            model.to(dtype).save_pretrained(out, safe_serialization=True)
+        else:
+            tensors = {name: tensor.to(dtype) for name, tensor in whole.items()}
+            model.save_pretrained(out, state_dict=tensors, safe_serialization=True)
         return
     merged = _merged(read_stack(parent), how)
     stack = Stack(merged, f"adapter-{len(merged)}")
     write_stack(out, stack, parent)
     active = out / str(stack.active)
     # Only this one: what a reference is compared with is an adapter too while the phase trains.
-    model.save_pretrained(active, safe_serialization=True, selected_adapters=["default"])
+    model.save_pretrained(active, state_dict=whole, safe_serialization=True, selected_adapters=["default"])
     (active / "README.md").unlink(missing_ok=True)  # a form to fill in
     config = active / "adapter_config.json"
     values = json.loads(config.read_text(encoding="utf-8"))

@@ -59,9 +59,10 @@ def train(job: dict[str, Any], rank: int, workers: int) -> dict[str, Any]:
     finally:
         close()
     marks["trained"] = time.time()
+    whole = trainer.accelerator.get_state_dict(trainer.model) if job["compute"]["strategy"] != "ddp" else None
     if keeper is not None:
         keeper.wait()
-        _leave(job, trainer, keeper, tokenizer)
+        _leave(job, trainer, keeper, tokenizer, whole)
     return {
         "steps": batches.steps,
         "learning": curve.points,
@@ -122,19 +123,22 @@ def _conduct(
 ) -> Conduct:
     settings, notes = job["plan"]["settings"], job.get("order_folder")
     before, whole = job["span"]
+    strategy = job["compute"]["strategy"]
     return Conduct(
         batches=batches,
         progressed=progressed,
         curve=curve,
         keeper=keeper,
         selection=None if rank else _selection(job, batches),
-        every=job["compute"]["checkpoint_every"],
+        # DeepSpeed's state comes in pickles of its own, which are not kept: a fault costs the phase.
+        every=job["compute"]["checkpoint_every"] if strategy != "deepspeed_zero3" else batches.steps,
         span=(before, whole),
         warmup=settings["warmup_ratio"],
         rank=rank,
         scratch=Path(job["scratch"]),
         resume=resume or (Path(job["carried"]) if job["carried"] else None),
         order_file=Path(notes) / f"rank-{rank}.jsonl" if notes else None,
+        sharded=strategy == "fsdp",
     )
 
 
@@ -171,8 +175,11 @@ def _selection(job: dict[str, Any], batches: StepBatches) -> Selection | None:
     return Selection(lambda model: measure(job, model), settings["select"] == "best(loss)", every)
 
 
-def _leave(job: dict[str, Any], trainer: Any, keeper: Any, tokenizer: Any) -> None:
-    """Put what the phase leaves into `scratch/left`: a folder that `load_model` reads, and the optimizer if asked."""
+def _leave(job: dict[str, Any], trainer: Any, keeper: Keeper, tokenizer: Any, whole: dict[str, Any] | None) -> None:
+    """Put what the phase leaves into `scratch/left`: a folder that `load_model` reads, and the optimizer if asked.
+
+    `whole` holds the weights of a model that is spread over the workers.
+    """
     left = Path(job["scratch"]) / "left"
     shutil.rmtree(left, ignore_errors=True)
     left.mkdir()
@@ -190,5 +197,5 @@ def _leave(job: dict[str, Any], trainer: Any, keeper: Any, tokenizer: Any) -> No
         folder.mkdir(exist_ok=True)
         save_file(state.copied(state.optimizer_tensors(trainer.optimizer)), folder / state.OPTIMIZER)
     spec = ModelSpec.model_validate(job["model_spec"])
-    save_trained(model, left, spec, Path(job["model"]), job["plan"]["settings"]["adapter"])
+    save_trained(model, left, spec, Path(job["model"]), job["plan"]["settings"]["adapter"], whole)
     tokenizer.save_pretrained(left)

@@ -33,8 +33,12 @@ class Keeper:
         self.best: Tensors | None = None
         self.stall = 0.0
 
-    def save(self, progressed: Progressed, model: Any, optimizer: Any) -> None:
+    def save(self, progressed: Progressed, tensors: Callable[[], tuple[Tensors, Tensors]]) -> None:
         """Take a copy of the state and write it in the background.
+
+        Args:
+            progressed: What is done.
+            tensors: Gives copies of the trained weights and of the optimizer's tensors.
 
         Raises:
             Exception: What went wrong with the checkpoint before this one.
@@ -43,10 +47,9 @@ class Keeper:
             return
         began = time.monotonic()
         self.wait()
-        weights = state.copied(state.trained(model))
-        tensors = state.copied(state.optimizer_tensors(optimizer))
+        weights, optimizer = tensors()
         self._thread = threading.Thread(
-            target=self._write, args=(progressed, weights, tensors, self.best), name="checkpoint", daemon=True
+            target=self._write, args=(progressed, weights, optimizer, self.best), name="checkpoint", daemon=True
         )
         self._thread.start()
         self.stall += time.monotonic() - began

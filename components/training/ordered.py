@@ -45,6 +45,7 @@ class Conduct:
         scratch: The phase's scratch folder, which all workers see.
         resume: A folder with the optimizer's state to start from, or None.
         order_file: Where to note the rows that are really read, or None.
+        sharded: Whether the model is spread over the workers, so that its state takes all of them.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Conduct:
         scratch: Path,
         resume: Path | None,
         order_file: Path | None = None,
+        sharded: bool = False,
     ) -> None:
         self.batches, self.progressed, self.curve = batches, progressed, curve
         self.keeper, self.selection = keeper, selection
         self.every, self.span, self.warmup, self.rank = every, span, warmup, rank
         self.scratch, self.resume, self.order_file = scratch, resume, order_file
+        self.sharded = sharded
         self.began = time.monotonic()
 
     def after_step(self, step: int, model: Any, optimizer: Any, extra: dict[str, Any]) -> None:
@@ -75,19 +78,46 @@ class Conduct:
             Stopped: If the phase was asked to stop; its state is saved then.
         """
         progressed, steps = self.progressed, self.batches.steps
-        if self.keeper is None:
+        if self.keeper is None and not self.sharded:
             return
         progressed.step = step
-        if self.selection is not None and self.selection.due(step, steps):
+        if self.selection is not None and self.keeper is not None and self.selection.due(step, steps):
             self.selection.compare(model, progressed, self.keeper)
-        stop = asked(self.scratch)
+        stop = self._asked(model)
         if stop or (step % self.every == 0 and step < steps):
-            seconds = progressed.seconds + time.monotonic() - self.began
-            now = replace(progressed, points=list(self.curve.points), seconds=seconds, extra=extra)
-            self.keeper.save(replace(now, selected=list(progressed.selected)), model, optimizer)
+            self._save(model, optimizer, extra)
         if stop:
-            self.keeper.wait()
+            if self.keeper is not None:
+                self.keeper.wait()
             raise Stopped
+
+    def _asked(self, model: Any) -> bool:
+        """Whether to stop; workers that share a model must do so after the same step."""
+        stop = asked(self.scratch)
+        if self.sharded:
+            flag = torch.tensor(float(stop), device=next(model.parameters()).device)
+            torch.distributed.all_reduce(flag)
+            return bool(flag > 0)
+        return stop
+
+    def _save(self, model: Any, optimizer: Any, extra: dict[str, Any]) -> None:
+        def tensors() -> tuple[state.Tensors, state.Tensors]:
+            if self.sharded:
+                return whole
+            return state.copied(state.trained(model)), state.copied(state.optimizer_tensors(optimizer))
+
+        if self.sharded:
+            whole = state.gathered(model, optimizer)
+        if self.keeper is not None:
+            progressed = self.progressed
+            now = replace(
+                progressed,
+                points=list(self.curve.points),
+                seconds=progressed.seconds + time.monotonic() - self.began,
+                selected=list(progressed.selected),
+                extra=extra,
+            )
+            self.keeper.save(now, tensors)
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
@@ -163,7 +193,9 @@ class OrderedTrainer:
             for _ in range(before + conduct.progressed.step):
                 it.lr_scheduler.step()
         it._created_lr_scheduler = True
-        if conduct.resume is not None:
+        if conduct.resume is not None and conduct.sharded:
+            state.load_gathered(it.model, own, conduct.resume / state.OPTIMIZER)
+        elif conduct.resume is not None:
             state.load_optimizer(own, conduct.resume / state.OPTIMIZER)
         return it.lr_scheduler
 
@@ -190,7 +222,7 @@ class OrderedTrainer:
         it: Any = self
         super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[misc]  # of the trainer below
         step = it.state.global_step
-        if step > self.conduct.progressed.step or self.conduct.keeper is None:
+        if step > self.conduct.progressed.step:
             self.conduct.after_step(step, it.accelerator.unwrap_model(it.model), it.optimizer, self.growing())
 
     def growing(self) -> dict[str, Any]:
@@ -258,7 +290,12 @@ def trainer_arguments(job: dict[str, Any], batches: StepBatches, out: Path) -> d
 
 def _zero3() -> dict[str, Any]:
     return {
-        "zero_optimization": {"stage": 3, "overlap_comm": True, "contiguous_gradients": True},
+        "zero_optimization": {
+            "stage": 3,
+            "overlap_comm": True,
+            "contiguous_gradients": True,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
         "bf16": {"enabled": "auto"},
         "gradient_clipping": "auto",
         "train_batch_size": "auto",

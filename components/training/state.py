@@ -79,6 +79,45 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
     }
 
 
+def gathered(model: Any, optimizer: Any) -> tuple[Tensors, Tensors]:
+    """The trained weights and the optimizer's tensors of a model that is sharded over the workers.
+
+    Every worker calls it; the first gets the tensors whole in the CPU's memory, the others nothing. Optimizer tensors
+    are named `<weight>.<name>`.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    weights, state = get_state_dict(model, _inner(optimizer), options=options)
+    found = {
+        f"{weight}.{name}": value for weight, values in state.get("state", {}).items() for name, value in values.items()
+    }
+    return dict(weights), found
+
+
+def load_gathered(model: Any, optimizer: Any, file: Path) -> None:
+    """Put back an optimizer's tensors that `gathered` gave; every worker calls it."""
+    from safetensors.torch import load_file
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    inner, options = _inner(optimizer), StateDictOptions(full_state_dict=True)
+    state: dict[str, dict[str, Any]] = {}
+    for name, tensor in load_file(file).items():
+        weight, _, what = name.rpartition(".")
+        state.setdefault(weight, {})[what] = tensor
+    whole: Any = {"state": state, "param_groups": get_optimizer_state_dict(model, inner)["param_groups"]}
+    set_optimizer_state_dict(model, inner, whole, options=options)
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer under accelerate's wrapping."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
 def write(folder: Path, progressed: Progressed, weights: Tensors, optimizer: Tensors, best: Tensors | None) -> None:
     """Write a state into an empty folder."""
     from safetensors.torch import save_file

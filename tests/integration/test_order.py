@@ -46,7 +46,8 @@ def trained(files, spec, tmp_path_factory):
         plan = find_plan(spec, curriculum, 1, SEED)
         job = fit_job(spec, plan, files, SEED, model_folder("lab"))
         job["plan"]["settings"].update(settings)
-        job |= {"workers": workers, "threads": workers, "order_folder": str(out), "out": str(out / "result")}
+        job["compute"]["workers"] = workers
+        job |= {"threads": 2, "order_folder": str(out), "out": str(out / "result")}
         (out / "result").mkdir()
         result, _ = launch("components.training.fit:fit", job=job)
         return {
