@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from components.common.digests import seed_for
 
@@ -88,7 +88,8 @@ def gathered(model: Any, optimizer: Any) -> tuple[Tensors, Tensors]:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    weights, state = get_state_dict(model, _inner(optimizer), options=options)
+    # Torch's types allow far more than is asked for here.
+    weights, state = cast(Any, get_state_dict(model, _inner(optimizer), options=options))
     found = {
         f"{weight}.{name}": value for weight, values in state.get("state", {}).items() for name, value in values.items()
     }
