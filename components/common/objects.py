@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import stat
@@ -286,6 +287,8 @@ class LocalObjects(Objects):
         for name in names:
             path = self.path(name)
             path.unlink(missing_ok=True)
+            for partial in path.parent.glob(f".{glob.escape(path.name)}.*"):  # left by a writer that was killed
+                partial.unlink(missing_ok=True)
             for folder in path.parents:  # an empty folder is no object
                 if folder == self.root:
                     break

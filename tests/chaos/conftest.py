@@ -66,11 +66,23 @@ class Place:
     """A working directory of a user, and the processes of the runs in it."""
 
     folder: Path
+    bucket: Any = None  # a Bucket, where the store is in S3
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def store(self) -> Path:
         return self.folder / "runs" / "store"
+
+    def names(self, below: str = "") -> list[str]:
+        """The objects of the store below a folder of it."""
+        if self.bucket is not None:
+            return sorted(self.bucket.names(below))
+        files = (path for path in (self.store / below).rglob("*") if path.is_file())
+        return sorted(path.relative_to(self.store).as_posix() for path in files)
+
+    def read(self, name: str) -> bytes:
+        """An object of the store."""
+        return self.bucket.read(name) if self.bucket is not None else (self.store / name).read_bytes()
 
     def write(self, spec: dict[str, Any]) -> None:
         """What `start` runs."""
@@ -105,10 +117,9 @@ class Place:
         return out
 
     def nothing_unfinished(self) -> None:
-        """No staging folder, no checkpoint, nothing half-written is left in the store."""
-        assert list(self.store.glob(".staging/*")) == []
-        assert [path for path in self.store.glob("checkpoints/**/*") if path.is_file()] == []
-        assert [path for path in self.store.rglob(".*.*-*") if path.is_file()] == []
+        """No staging folder and no checkpoint, whole or in parts, is left in the store."""
+        assert list(self.folder.rglob(".staging/*")) == []
+        assert self.names("checkpoints") == []
 
     def processes(self) -> list[psutil.Process]:
         """The processes of this place's runs, orphans too."""
@@ -137,10 +148,11 @@ class Place:
 
     def checkpoints(self) -> dict[str, Any]:
         """The pointer to the disturbed phase's checkpoints: `kept` (newest first) and `unfinished`."""
-        for folder in self.store.glob("checkpoints/*/pointer"):
-            for number in sorted((int(name) for name in os.listdir(folder) if name.isdecimal()), reverse=True):
-                with contextlib.suppress(FileNotFoundError):  # a newer one has taken its place
-                    return dict(json.loads((folder / str(number)).read_text()))
+        # In a folder the pointer is a folder of numbered files of which the highest counts.
+        names = [name.split("/") for name in self.names("checkpoints") if "pointer" in name.split("/")]
+        for name in sorted(names, key=lambda parts: int(parts[3]) if parts[3:] and parts[3].isdecimal() else 0)[::-1]:
+            with contextlib.suppress(FileNotFoundError, ValueError):  # a newer one has taken its place
+                return dict(json.loads(self.read("/".join(name))))
         return {"kept": [], "unfinished": []}
 
     def newest(self) -> int:
@@ -154,7 +166,7 @@ class Place:
             if found := happens():
                 return found
             assert process.poll() is None, f"the run ended before {what}: {process.communicate()}"
-            time.sleep(0.01)
+            time.sleep(0.01 if self.bucket is None else 0.05)
         raise AssertionError(f"{what} did not come")
 
     def until_step(self, process: subprocess.Popen[str], step: int) -> int:
@@ -168,8 +180,8 @@ class Place:
 
     def record(self, step: str = "train.main.2.s5") -> dict[str, Any]:
         """A step's record of the last run that finished it."""
-        files = sorted(self.store.glob(f"runs/*/{step}.json"), key=lambda path: path.stat().st_mtime_ns)
-        return dict(json.loads(files[-1].read_text()))
+        names = [name for name in self.names("runs") if name.endswith(f"/{step}.json")]
+        return dict(json.loads(self.read(names[-1])))  # a run's name begins with its time
 
     def resumed(self) -> int:
         """The step that the disturbed phase went on from when it was finished; it must have been trained then."""
@@ -180,8 +192,8 @@ class Place:
 
     def weights(self) -> dict[str, str]:
         """SHA-256 of every phase's weights, by the phase's key."""
-        files = self.store.glob("phases/*/model/model.safetensors")
-        return {path.parts[-3]: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        files = [name for name in self.names("phases") if name.endswith("/model/model.safetensors")]
+        return {name.split("/")[1]: hashlib.sha256(self.read(name)).hexdigest() for name in files}
 
 
 def _is_session(process: psutil.Process | None) -> bool:
@@ -208,14 +220,14 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Place]:
 
 
 @pytest.fixture
-def new_place(tmp_path: Path) -> Iterator[Callable[[], Place]]:
+def new_place(tmp_path: Path) -> Iterator[Callable[..., Place]]:
     """Makes empty working directories; at the test's end nothing runs in them."""
     made: list[Place] = []
 
-    def make() -> Place:
+    def make(bucket: Any = None) -> Place:
         folder = tmp_path / f"place-{len(made)}"
         folder.mkdir()
-        made.append(Place(folder))
+        made.append(Place(folder, bucket))
         return made[-1]
 
     yield make
@@ -228,7 +240,7 @@ def new_place(tmp_path: Path) -> Iterator[Callable[[], Place]]:
 
 
 @pytest.fixture
-def ready(calm: Callable[..., Place], new_place: Callable[[], Place]) -> Callable[..., Place]:
+def ready(calm: Callable[..., Place], new_place: Callable[..., Place]) -> Callable[..., Place]:
     """Makes working directories in which all but the disturbed phase is done; a run goes straight to it."""
 
     def make(method: str = "sft", workers: int = 1, **changes: Any) -> Place:
@@ -243,6 +255,18 @@ def ready(calm: Callable[..., Place], new_place: Callable[[], Place]) -> Callabl
         return place
 
     return make
+
+
+@pytest.fixture(scope="session", name="spec_of")
+def _spec_of() -> Callable[..., dict[str, Any]]:
+    """The function `spec_of`."""
+    return spec_of
+
+
+@pytest.fixture(scope="session")
+def disturbances() -> ModuleType:
+    """The module `disturbances`."""
+    return _load("disturbances")
 
 
 def _load(name: str) -> ModuleType:

@@ -200,3 +200,11 @@ def test_a_late_write_of_an_old_version_changes_no_register(tmp_path):
         versions.append(objects.swap("a/b", str(number).encode(), versions[-1]))
     assert [objects.swap("a/b", b"late", version) for version in ["", *versions[:-1]]] == [None] * 5
     assert objects.look("a/b") == (b"4", versions[-1])
+
+
+def test_what_a_killed_copy_has_left_is_deleted_with_the_object(tmp_path):
+    folder = tmp_path / "checkpoints" / "k" / "10"
+    folder.mkdir(parents=True)
+    (folder / ".weights.123-abcdef12").write_bytes(b"half")
+    LocalObjects(tmp_path).remove(["checkpoints/k/10/weights"])
+    assert list(tmp_path.iterdir()) == []
