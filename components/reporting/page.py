@@ -12,6 +12,7 @@ from components.reporting import page_tables as tables
 from components.reporting.answers import Sample, draw_samples
 from components.reporting.comparisons import Comparisons
 from components.reporting.measures import LOSS, MEASURES, duration
+from components.reporting.page_shown import shown_tables
 from components.reporting.page_tables import whole
 from components.reporting.results import Results
 from components.reporting.summary import without_password
@@ -43,6 +44,10 @@ class Page:
     levels: list[tuple[str, bool, tables.Table]] = field(default_factory=list)
     differences: tables.Table | None = None
     parts: tables.Table | None = None
+    changes: tables.Table | None = None
+    own_data: tables.Table | None = None
+    shown: list[tuple[str, str, tables.Table]] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
     compute: tables.Table | None = None
     slices: tables.Table | None = None
     tiers: tables.Table | None = None
@@ -78,6 +83,9 @@ def build_page(results: Results, found: Comparisons, sentences: list[str], repor
         if measure.metric() in results.metric_names()
     ]
     page.differences, page.parts = tables.differences_table(results, found), tables.parts_table(results, found)
+    page.changes, page.own_data = tables.changes_table(results, found), tables.own_data_table(results)
+    page.shown = shown_tables(results)
+    page.methods = list(dict.fromkeys(phase.plan.method for phase in results.main.first))
     page.compute, page.slices = tables.compute_table(results), tables.slices_table(results, found)
     page.plan, page.timing, page.versions = (
         tables.plan_table(results),

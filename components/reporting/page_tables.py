@@ -116,6 +116,47 @@ def parts_table(results: Results, found: Comparisons) -> Table | None:
     return Table(["main minus", *(control.title for control in results.controls)], rows)
 
 
+def changes_table(results: Results, found: Comparisons) -> Table | None:
+    """What every phase of the main run changed, on everything and on each slice."""
+    measure = found.measure
+    unit = measure.unit and f" {measure.unit}"
+    rows: list[list[Cell | str]] = []
+    for change in found.changes:
+        gap = change.comparison
+        if gap is None:
+            continue
+        part = part_title(change.part) if change.part else "all held-out"
+        difference = Cell(measure.gap(gap.difference) + unit, measure.bounds(gap.low, gap.high))
+        p = p_value(gap.p).removeprefix("p = ").removeprefix("p ")
+        levels = [_level(measure, level) for level in (change.before, change.after)]
+        name = f"{change.plan.index}. {change.plan.name}"
+        rows.append([_name(results, results.main, name), change.plan.method, part, *levels, difference, p])
+        rows[-1].append(whole(change.n))
+    heads = ["phase", "method", "on", f"{measure.title} before", "after", "difference", "p", "examples"]
+    return Table(heads, rows, texts=3) if rows else None
+
+
+def own_data_table(results: Results) -> Table | None:
+    """The data that phases have of their own, and where every row of them went."""
+    rows: list[list[Cell | str]] = []
+    for record in results.prepared.values():
+        ledger, sources = record.info["ledger"], record.info["sources"]
+        paths = ", ".join(without_password(str(source["path"])) for source in sources)
+        formats = ", ".join(dict.fromkeys(f"{source['format']}" for source in sources))
+        why = "; ".join(dict.fromkeys(str(source["why"]) for source in sources))
+        training = ledger["examples"] - ledger["held_out"]
+        left = ledger["examples"] + ledger["duplicates"] + ledger["rejected"] + ledger["unsampled"]
+        closes = "\N{CHECK MARK}" if ledger["rows_in"] + ledger["expanded"] == left else "\N{BALLOT X}"
+        counts = [ledger[name] for name in ("rows_in", "expanded")]
+        counts += [training, *(ledger[name] for name in ("held_out", "duplicates", "rejected", "unsampled"))]
+        name = Cell(str(record.info["name"]), str(record.info["method"]))
+        rows.append(
+            [name, paths, Cell(formats, why), *map(whole, counts), "\N{CHECK MARK}" if closes else "\N{BALLOT X}"]
+        )
+    heads = ["phase", "sources", "format, and why", "rows read", "expanded", "for training", "held out, so left out"]
+    return Table([*heads, "duplicates", "rejected", "unsampled", "closes"], rows, texts=3) if rows else None
+
+
 def compute_table(results: Results) -> Table:
     """Whether the curricula saw as much."""
     rows: list[list[Cell | str]] = []
@@ -197,11 +238,23 @@ def plan_table(results: Results) -> Table:
                 rows.append([*start, "missing", *["\N{EN DASH}"] * 6])
                 continue
             counts = [whole(train.info[name]) for name in ("examples", "tokens", "steps")]
-            reused = "reused" if train.reused else "trained"
+            reused = Cell("reused" if train.reused else "trained", _eventful(train.info))
             keys = [str(train.info["parent_key"])[:8], train.key[:8]]
             rows.append([*start, reused, *keys, *counts, f"{train.seconds:.1f}"])
     heads = ["curriculum", "phase", "method", "state", "from", "key", "examples", "tokens", "steps", "seconds"]
     return Table(heads, rows, texts=6)
+
+
+def _eventful(info: dict[str, Any]) -> str:
+    """What happened to a phase beside its training: the checkpoint that it left, rollbacks, a resumption."""
+    said = []
+    if info.get("best"):
+        said.append(f"best at step {info['best']['step']:.0f}")
+    if info.get("rollbacks"):
+        said.append(f"rolled back {info['rollbacks']} \N{MULTIPLICATION SIGN}")
+    if info.get("resumed_at"):
+        said.append(f"resumed at step {info['resumed_at']}")
+    return ", ".join(said)
 
 
 def timing_table(records: Sequence[StepRecord]) -> Table:

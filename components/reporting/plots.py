@@ -16,112 +16,19 @@ from components.reporting.plot_style import (
     INK,
     SOFT,
     WIDE,
-    apart,
     colours,
     halo,
     new_figure,
 )
-from components.reporting.results import CurriculumResult, PhaseResult, Results
+from components.reporting.results import CurriculumResult, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_LABELS = 6
-
 
 def _palette(results: Results) -> dict[str, str]:
     return colours([curriculum.name for curriculum in results.curricula])
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Running mean over about a twentieth of the points, within one phase."""
-    reach = max(0, len(values) // 40)
-    windows = [values[max(0, place - reach) : place + reach + 1] for place in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
-
-
-def _curve(phases: Sequence[PhaseResult]) -> list[tuple[list[float], list[float]]]:
-    """Steps (counted over all phases) and losses of each phase, up to the first that is missing."""
-    pieces: list[tuple[list[float], list[float]]] = []
-    done = 0
-    for phase in phases:
-        if phase.train is None:
-            break
-        points = [point for point in phase.train.info["learning"] if point.get("loss") is not None]
-        pieces.append(([done + point["step"] for point in points], [float(point["loss"]) for point in points]))
-        done += phase.train.info["steps"]
-    return pieces
-
-
-def learning_figure(results: Results, width: float) -> Figure | None:
-    """The training loss of the main run with its phases, and the controls' thinner beside it (first seed)."""
-    palette, wide = _palette(results), width == WIDE
-    figure = new_figure(width, 3.5 if wide else 3.1)
-    axes = figure.add_subplot()
-    ends: list[tuple[float, float, str, str]] = []
-    for curriculum in reversed(results.curricula):
-        main = curriculum.name == MAIN
-        pieces = [(steps, losses) for steps, losses in _curve(curriculum.first) if steps]
-        for steps, losses in pieces:
-            if main:
-                axes.plot(steps, losses, color=palette[MAIN], lw=0.8, alpha=0.3)
-            axes.plot(steps, _smooth(losses), color=palette[curriculum.name], lw=2.4 if main else 1.2)
-        if pieces:
-            ends.append((pieces[-1][0][-1], _smooth(pieces[-1][1])[-1], curriculum.title, palette[curriculum.name]))
-    if not ends:
-        return None
-    _mark_phases(axes, results.main.first, wide)
-    axes.set_xlabel("optimizer steps")
-    axes.set_ylabel("training loss, nats per token")
-    axes.set_xlim(0, max(x for x, *_ in ends))
-    axes.grid(axis="x", visible=False)
-    _label_ends(axes, ends, wide)
-    return figure
-
-
-def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]], wide: bool) -> None:
-    """Names of the lines: at their ends where all of them end at the right and there is room, else below."""
-    low, high = axes.get_ylim()
-    edge = axes.get_xlim()[1]
-    if not wide or any(x < 0.93 * edge for x, *_ in ends) or len(ends) > _MOST_LABELS:
-        from matplotlib.lines import Line2D
-
-        lines = [Line2D([], [], color=colour, lw=2, label=text) for *_, text, colour in reversed(ends)]
-        figure = axes.get_figure(root=True)
-        if figure:
-            columns = min(len(lines), 5 if wide else 2)
-            figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, handlelength=1.2)
-        return
-    places = apart([y for _, y, _, _ in ends], 0.065 * (high - low))
-    for (_, _, text, colour), place in zip(ends, places, strict=True):
-        axes.annotate(
-            text, (edge, place), (5, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False
-        )
-
-
-def _mark_phases(axes: Axes, phases: Sequence[PhaseResult], wide: bool) -> None:
-    done = 0.0
-    named = sum(len(phase.plan.name) for phase in phases) <= (60 if wide else 26)
-    for phase in phases:
-        if phase.train is None:
-            break
-        steps = phase.train.info["steps"]
-        if done:
-            axes.axvline(done, color=SOFT, lw=1, ls=(0, (4, 3)))
-        name = phase.plan.name if named else str(phase.plan.index)
-        axes.annotate(
-            name,
-            (done + steps / 2, 1.0),
-            (0, 4),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="center",
-            color=INK,
-            fontweight="bold",
-            fontsize=9,
-        )
-        done += steps
 
 
 def phases_figure(results: Results, found: Comparisons, measure: Measure, width: float) -> Figure | None:

@@ -80,12 +80,12 @@ def write_report(records: RunRecords, out: Path, started: float | None = None) -
 
 def draw(results: Results, found: Comparisons) -> dict[str, Picture]:
     """Every plot for which there are results, by name."""
-    from components.reporting import plots, step_plots
+    from components.reporting import learning_plot, plots, step_plots
     from components.reporting.plot_style import NARROW, WIDE, drawing, to_png
 
     def figures(width: float) -> dict[str, Figure | None]:
         made = {
-            "learning": plots.learning_figure(results, width),
+            "learning": learning_plot.learning_figure(results, width),
             "controls": plots.controls_figure(results, found, width),
             "timing": step_plots.timing_figure(results.records, width),
         }

@@ -13,10 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.common.curriculum import MAIN, PhasePlan, expand
+from components.common.curriculum import MAIN, PhasePlan, expand, find_plan
 from components.common.digests import digest
+from components.common.examples import write_rows
+from components.common.phase_data import preparing_places
 from components.common.records import BASE, RunInfo, RunRecords, StepRecord, step_name
 from components.common.spec import Spec
+from components.common.spec_phases import GrpoSettings
 from components.common.statistics import accuracy_interval, ratio_interval
 
 PER_TIER = 100
@@ -30,6 +33,16 @@ LEDGER = {
     "rejected": 20,
     "unsampled": 70,
     "held_out": 340,
+}
+
+OWN_LEDGER = {
+    "rows_in": 500,
+    "expanded": 0,
+    "examples": 450,
+    "duplicates": 30,
+    "rejected": 20,
+    "unsampled": 0,
+    "held_out": 41,
 }
 
 
@@ -133,9 +146,10 @@ class _Writer:
 def _train_info(plan: PhasePlan, seed: int, parent: str, reached: float) -> dict[str, Any]:
     portions = plan.portions[plan.chunk :][:1] if plan.arrangement == "chunk" else plan.portions
     examples = 1000 * sum(len(portion.tiers) * portion.epochs for portion in portions)
-    steps = math.ceil(examples / 128)
+    steps = plan.settings.steps or 8 if isinstance(plan.settings, GrpoSettings) else math.ceil(examples / 128)
     noise = np.random.default_rng(plan.index + 10 * seed + len(plan.curriculum))
-    floor = 0.6 + 0.25 * max(plan.tiers)
+    floor = 0.6 + 0.25 * max([*plan.tiers, 0])
+    of_method = {"dpo": {"rewards/margins": 0.3, "rewards/accuracies": 0.8}, "grpo": {"reward": 0.5, "kl": 0.01}}
     learning = [
         {
             "step": step,
@@ -144,6 +158,7 @@ def _train_info(plan: PhasePlan, seed: int, parent: str, reached: float) -> dict
             "grad_norm": 1.0,
             "tokens": step * 128 * 40,
             "time": 0.3 * step,
+            **of_method.get(plan.method, {}),
         }
         for step in range(1, steps + 1)
     ]
@@ -152,7 +167,7 @@ def _train_info(plan: PhasePlan, seed: int, parent: str, reached: float) -> dict
         "curriculum": plan.curriculum,
         "index": plan.index,
         "seed": seed,
-        "method": "sft",
+        "method": plan.method,
         "parent_key": parent,
         "tiers": plan.tiers,
         "tier": plan.tiers[0] if len(plan.tiers) == 1 else None,
@@ -164,6 +179,22 @@ def _train_info(plan: PhasePlan, seed: int, parent: str, reached: float) -> dict
         "settings": plan.settings.model_dump(mode="json"),
         "learning": learning,
     }
+
+
+def _show(folder: Path, method: str) -> None:
+    """The tables that a phase leaves: rollouts, and pairs of its own making."""
+    if method == "grpo":
+        rows = [
+            {"step": step, "prompt": f"<i>{step}</i> + 1?", "completion": str(step + row), "exact": float(row == 1)}
+            for step in (1, 4, 8)
+            for row in range(5)
+        ]
+        folder.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / "rollouts.parquet")
+    elif method == "dpo":
+        turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "two"}]
+        folder.mkdir(parents=True)
+        write_rows(folder / "pairs.parquet", [{"id": "a", "messages": turns, "rejected": "<script>"}])
 
 
 def _split_info() -> dict[str, Any]:
@@ -259,6 +290,11 @@ def build_run(
     for seed in spec.all_seeds:
         writer.write(step_name("split", seed=seed), "splits", f"t{seed}", 0.9, _split_info())
     writer.evaluate(BASE, 0, spec.seed, 0.16, "basekey", 2.0)
+    for place in dict.fromkeys(preparing_places(spec).values()):
+        plan = find_plan(spec, *place)
+        about = {"name": plan.name, "method": plan.method, "curriculum": place[0], "ledger": OWN_LEDGER}
+        read = [{"path": s.path, "format": "hh", "why": "auto", "rows": 500, "examples": 450} for s in plan.data]
+        writer.write(step_name("prepare", *place), "prepared", f"o{place}", 0.7, about | {"sources": read})
     for seed in spec.all_seeds:
         for curriculum in expand(spec, seed):
             parent, reached = "basekey", 0.0
@@ -267,6 +303,7 @@ def build_run(
                 share = plan.index / len(curriculum.phases)
                 step = step_name("train", plan.curriculum, plan.index, seed)
                 writer.write(step, "phases", key, 12.5, _train_info(plan, seed, parent, reached), plan.index == 2)
+                _show(writer.store / "phases" / key, plan.method)
                 reached = final.get(curriculum.name, 0.6) + (by_seed or {}).get(seed, 0.0)
                 accuracy = 0.16 + (reached - 0.16) * share
                 loss = losses.get(curriculum.name) if losses and share == 1 else None
