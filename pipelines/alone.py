@@ -26,7 +26,7 @@ from components.common.records import RunInfo, RunRecords
 from components.common.spec import DataSpec, Spec, SplittingSpec
 from components.common.spec_file import check, resolve_model, source_path
 from components.common.spec_phases import SETTINGS, Method
-from pipelines.planning import check_compute
+from pipelines.compute_check import check_compute
 from pipelines.screen import working
 
 

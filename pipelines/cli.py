@@ -82,7 +82,7 @@ def _own_name() -> str:
 @app.command()
 def plan(spec: SpecPath, overrides: Overrides = None) -> None:
     """Print the resolved spec, every phase and control with its key, and what the store already holds."""
-    from pipelines.planning import show_plan
+    from pipelines.plan_page import show_plan
 
     show_plan(_spec(spec, overrides), console)
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-from rich.console import Console
-from rich.table import Table
-
-from components.common.curriculum import PhasePlan, expand, phase_specs, sequence
-from components.common.errors import UserError
+from components.common.curriculum import OWN, PhasePlan, expand, sequence, steps_of
 from components.common.examples import read_rows
 from components.common.keys import phase_key, scores_key, splits_key
-from components.common.models import model_digest, model_folder
+from components.common.model_shape import ModelShape, model_shape
+from components.common.models import context_length, model_digest, model_folder
+from components.common.pace import Pace, alike, pace
+from components.common.phase_data import own_data, required
 from components.common.spec import Spec
+from components.common.spec_phases import GrpoSettings
 from components.common.store import Store
-from components.common.tracking import redact
-from components.training.step import tier_files
+from components.training.step import phase_files, selection_digest, span_of
+from pipelines.compute_check import Machine, check_compute, check_targets, this_machine
+from pipelines.memory_check import Case, Need, check_fits, largest_batch, needed
 
-LATER = "after scoring"
+SCORING = "after scoring"
+PREPARING = "after preparing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,65 +30,78 @@ class PlannedPhase:
     Attributes:
         seed: Of the repetition.
         plan: The phase.
-        key: Its key, or None before there are scores.
-        tokens: Tokens it will see, or None; an example longer than the context counts in full.
+        key: Its key; None where it cannot be known yet.
+        waits: Where the key is None: what it waits for, in words.
+        examples: Examples it will see, repeats counted, or None.
+        tokens: Tokens it will see, or None; an example longer than `max_length` counts as that, and one longer than
+            the context in full.
         steps: Optimizer steps, or None.
         stored: Whether the store has it.
+        need: Its memory; None where the model's configuration does not tell.
+        bound: Whether that is an upper bound, as the lengths of the examples are not known.
+        seconds: Estimated from earlier phases of this model; None where there are none like it.
     """
 
     seed: int
     plan: PhasePlan
     key: str | None = None
+    waits: str = ""
+    examples: int | None = None
     tokens: int | None = None
     steps: int | None = None
     stored: bool = False
+    need: Need | None = None
+    bound: bool = False
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do: (name, key or None, is it stored) for the steps before the phases, and the phases."""
+    """What a run would do: (name, key, is it stored) for the steps before the phases, and the phases."""
 
     steps: list[tuple[str, str, bool]]
     phases: list[PlannedPhase]
 
 
-def check_compute(spec: Spec) -> None:
-    """See that this machine has the workers and GPUs that the spec asks for: Ray would wait for them for ever.
-
-    Raises:
-        UserError: Naming what there is.
-    """
-    compute, cores = spec.compute, os.cpu_count() or 1
-    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    if compute.workers * compute.gpus_per_worker > gpus:
-        wanted = compute.workers * compute.gpus_per_worker
-        raise UserError(
-            f"compute asks for {wanted} GPU(s), and this machine has {gpus}",
-            "lower `compute.workers`, or train on the CPU with `compute.gpus_per_worker: 0`",
-        )
-    if compute.workers > max(cores, 2):
-        raise UserError(
-            f"compute.workers is {compute.workers}, and this machine has {cores} cores", "lower `compute.workers`"
-        )
-
-
 def check_inputs(spec: Spec) -> None:
-    """See that the data, the models, the workers and the GPUs are there.
+    """See that the data, the models, the workers and the GPUs are there, and that every phase's batches fit.
 
     Raises:
         UserError: Naming what is missing.
     """
     from components.preparing.sources import resolve
 
-    check_compute(spec)
+    machine = this_machine()
+    check_compute(spec, machine)
     resolve(spec.data)
-    model_folder(spec.model.path)
+    for plan in _all_phases(spec):
+        if plan.data:
+            resolve(own_data(spec, plan))
+    folder = model_folder(spec.model.path)
     if spec.scoring.model is not None:
         model_folder(spec.scoring.model)
+    check_targets(spec, folder)
+    shape = model_shape(folder)
+    if shape is not None:
+        for plan in {one.settings.model_dump_json(): one for one in _all_phases(spec)}.values():
+            batch = largest_batch(spec, plan, spec.seed, context_length(folder))
+            check_fits(Case(spec, plan, shape, batch), machine, lengths_known=False)
 
 
-def make_plan(spec: Spec) -> Plan:
-    """The plan of a run, from its inputs and what the store holds; nothing is computed that a run would store."""
+def _all_phases(spec: Spec) -> list[PhasePlan]:
+    return [plan for curriculum in expand(spec, spec.all_seeds[0]) for plan in curriculum.phases]
+
+
+def make_plan(spec: Spec, machine: Machine | None = None) -> Plan:
+    """The plan of a run, from its inputs and what the store holds; nothing is computed that a run would store.
+
+    Args:
+        spec: The spec.
+        machine: What there is to train on; this machine where absent.
+
+    Raises:
+        UserError: If a phase that is not stored cannot fit into the memory that there is.
+    """
     from components.preparing.sources import fingerprint
 
     store = Store(spec.store)
@@ -101,74 +113,107 @@ def make_plan(spec: Spec) -> Plan:
         ("prepare", prepared, store.find("prepared", prepared) is not None),
         ("score", scores, store.find("scores", scores) is not None),
     ]
+    folder = model_folder(spec.model.path)
+    there = machine or this_machine()
+    shape, context = model_shape(folder), context_length(folder)
+    planner = _Planner(spec, store, there, base, prepared, shape, context, pace(store, base))
     phases: list[PlannedPhase] = []
     for seed in spec.all_seeds:
         split = splits_key(spec, scores, seed)
         found = store.find("splits", split)
         steps.append((f"split, seed {seed}", split, found is not None))
-        phases += _phases(spec, store, seed, base, None if found is None else found.path)
+        phases += planner.phases(seed, None if found is None else found.path)
+    steps[1:1] = list(planner.own.values())
     return Plan(steps, phases)
 
 
-def _phases(spec: Spec, store: Store, seed: int, base: str, split: Path | None) -> list[PlannedPhase]:
-    if split is None:
-        return [PlannedPhase(seed, plan) for curriculum in expand(spec, seed) for plan in curriculum.phases]
-    tiers: dict[int, list[str]] = {}
-    tokens: dict[str, int] = {}
-    for tier, path in tier_files(split, spec.splitting.tiers).items():
-        rows = list(read_rows(path, ["id", "tokens"]))
-        tiers[tier] = [row["id"] for row in rows]
-        tokens.update((row["id"], row["tokens"]) for row in rows)
-    planned: list[PlannedPhase] = []
-    for curriculum in expand(spec, seed):
-        parent = base
-        for plan in curriculum.phases:
-            order = sequence(plan, tiers, seed)
-            parent = phase_key(spec, plan, order, parent, seed)
-            seen = sum(min(tokens[item], plan.settings.max_length) for item in order)
-            steps = math.ceil(len(order) / plan.settings.batch_size)
-            stored = store.find("phases", parent) is not None
-            planned.append(PlannedPhase(seed, plan, parent, seen, steps, stored))
-    return planned
+@dataclass(slots=True)
+class _Planner:
+    """Plans the phases of every seed."""
 
+    spec: Spec
+    store: Store
+    machine: Machine
+    base: str
+    prepared: str
+    shape: ModelShape | None
+    context: int
+    pace: Pace
+    own: dict[str, tuple[str, str, bool]] = field(default_factory=dict)
 
-def resolved_yaml(spec: Spec) -> str:
-    """The resolved spec, with the shorthand of the curriculum expanded into its phases."""
-    values = spec.model_dump(mode="json")
-    values["tracking"]["uri"] = redact(spec.tracking.uri)
-    curriculum = values["curriculum"]
-    if curriculum["phases"] is None:
-        phases = phase_specs(spec, spec.all_seeds[0])
-        curriculum["phases"] = [phase.model_dump(mode="json", exclude_none=True) for phase in phases]
-        # The list says it all; the two forms together would not be accepted.
-        del curriculum["order"], curriculum["replay"]
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
-    return text
+    def phases(self, seed: int, split: Path | None) -> list[PlannedPhase]:
+        planned: list[PlannedPhase] = []
+        for curriculum in expand(self.spec, seed):
+            parent, unknown = self.base, 0
+            for plan in curriculum.phases:
+                data = self._own_data(plan)
+                waits = SCORING if split is None else ""
+                if plan.data and data is None:
+                    waits = waits or f"{PREPARING} its data"
+                if unknown and not waits:
+                    waits = f"after phase {unknown}"
+                phase = self._phase(seed, plan, split, data, parent, waits)
+                planned.append(phase)
+                if phase.key is None:
+                    unknown = unknown or plan.index
+                else:
+                    parent = phase.key
+        return planned
 
+    def _own_data(self, plan: PhasePlan) -> Path | None:
+        """The folder of a phase's own prepared data, if the store has it."""
+        from components.preparing.sources import fingerprint
 
-def show_plan(spec: Spec, console: Console) -> None:
-    """Print the plan of a run."""
-    check_inputs(spec)
-    plan = make_plan(spec)
-    console.print("# the resolved spec; `curriculum.phases` is the shorthand, expanded", highlight=False)
-    console.print(resolved_yaml(spec), highlight=False, markup=False)
-    first = Table("step", "key", "in the store", title="before the phases", title_justify="left", box=None)
-    for name, key, stored in plan.steps:
-        first.add_row(name, key[:12], "yes" if stored else "no")
-    console.print(first)
-    table = Table("curriculum", "phase", "key", "tokens", "steps", "in the store", box=None, pad_edge=False)
-    table.title, table.title_justify = "phases and controls", "left"
-    several = len(spec.all_seeds) > 1
-    for item in plan.phases:
-        name = item.plan.curriculum + (f" (seed {item.seed})" if several else "")
-        known = [item.key[:12], f"{item.tokens:,}", str(item.steps)] if item.key else [LATER, "", ""]
-        table.add_row(name, f"{item.plan.index} {item.plan.name}", *known, "yes" if item.stored else "no")
-    console.print()
-    console.print(table)
-    done = sum(item.stored for item in plan.phases)
-    left = {item.key: item for item in plan.phases if item.key and not item.stored}
-    console.print(f"\n{len(plan.phases)} phases, {done} in the store", end="", highlight=False)
-    if plan.phases and plan.phases[0].key:
-        todo = sum(item.tokens or 0 for item in left.values())
-        console.print(f"; to train: {len(left)} phases, {todo:,} tokens", end="", highlight=False)
-    console.print()
+        if not plan.data:
+            return None
+        key = fingerprint(own_data(self.spec, plan), self.spec.data_seed, required(plan), self.prepared)
+        found = self.store.find("prepared", key)
+        self.own.setdefault(key, (f"prepare {plan.name}", key, found is not None))
+        return None if found is None else found.path
+
+    def _phase(
+        self, seed: int, plan: PhasePlan, split: Path | None, data: Path | None, parent: str, waits: str
+    ) -> PlannedPhase:
+        spec, settings = self.spec, plan.settings
+        ids, tokens = self._examples(plan, split, data)
+        order = sequence(plan, ids, seed) if ids else []
+        steps = steps_of(settings, len(order)) if order else None
+        if not order and isinstance(settings, GrpoSettings):
+            steps = settings.steps
+        seen = (
+            sum(min(tokens[item], settings.max_length) for item in order) if tokens and plan.method == "sft" else None
+        )
+        key = None
+        if not waits and split is not None:
+            span = span_of(spec, plan, phase_files(split, spec.splitting.tiers, data), seed)
+            chosen = selection_digest(plan, split / "held_out.parquet")
+            key = phase_key(spec, plan, order, parent, seed, span, chosen)
+        count = len(order) if order else None if steps is None else steps * settings.batch_size
+        stored = key is not None and self.store.find("phases", key) is not None
+        need = self._need(seed, plan, order, tokens, stored)
+        seconds = None if stored else self.pace.seconds(alike(spec, plan), count, seen)
+        return PlannedPhase(seed, plan, key, waits, count, seen, steps, stored, need, not tokens, seconds)
+
+    def _examples(
+        self, plan: PhasePlan, split: Path | None, data: Path | None
+    ) -> tuple[dict[int, list[str]], dict[str, int]]:
+        """The ids of the examples that a phase may see, by tier, and the tokens of each as far as they are known."""
+        ids: dict[int, list[str]] = {}
+        tokens: dict[str, int] = {}
+        if data is not None:
+            ids[OWN] = [row["id"] for row in read_rows(data / "train.parquet", ["id"])]
+        elif split is not None and not plan.data:
+            for tier, path in phase_files(split, self.spec.splitting.tiers, None).items():
+                rows = list(read_rows(path, ["id", "tokens"]))
+                ids[tier] = [row["id"] for row in rows]
+                tokens.update((row["id"], row["tokens"]) for row in rows)
+        return ids, tokens
+
+    def _need(self, seed: int, plan: PhasePlan, order: list[str], tokens: dict[str, int], stored: bool) -> Need | None:
+        if self.shape is None:
+            return None
+        batch = largest_batch(self.spec, plan, seed, self.context, order, tokens)
+        case = Case(self.spec, plan, self.shape, batch)
+        if stored:  # it did fit
+            return needed(case, self.machine)
+        return check_fits(case, self.machine, lengths_known=bool(tokens))

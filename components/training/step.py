@@ -12,6 +12,7 @@ from components.common.errors import DataError, UserError
 from components.common.examples import read_examples, read_rows
 from components.common.keys import phase_key
 from components.common.models import model_digest, model_folder
+from components.common.pace import alike
 from components.common.records import step_name
 from components.common.selection import for_selection
 from components.common.spec import Spec
@@ -142,7 +143,7 @@ def run(context: str, split: str, parent: str, curriculum: str, index: int, seed
             "stream": {"info": step.info.to_json(), **stream} if step.info.mlflow.get("run_id") else None,
         }
 
-    about = {"parent_key": parent_key, "name": plan.name, "method": plan.method}
+    about = {"parent_key": parent_key, "name": plan.name, "method": plan.method, "alike": alike(spec, plan)}
     entry, reused = PhaseMaker(step, key, job, about).find_or_make(kept)
     asked = {
         "curriculum": curriculum,

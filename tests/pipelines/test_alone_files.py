@@ -10,7 +10,8 @@ import pytest
 from components.common.errors import UserError
 from components.common.spec import Spec
 from pipelines.alone import _scored, whole_folder
-from pipelines.planning import check_compute, resolved_yaml
+from pipelines.compute_check import check_compute
+from pipelines.plan_page import resolved_yaml
 
 TIERS = ["tier-*.parquet", "held_out.parquet"]
 

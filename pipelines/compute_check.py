@@ -1,0 +1,185 @@
+"""Whether this machine can do what a spec asks of it; said before any work, each with one remedy."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.common.curriculum import PhasePlan, expand
+from components.common.errors import UserError
+from components.common.spec import Spec
+from components.common.spec_phases import GrpoSettings
+
+_GPUS = Path("/proc/driver/nvidia/gpus")
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What there is to train on.
+
+    Attributes:
+        cores: CPU cores.
+        memory: Bytes of memory, or less where the container may have less.
+        gpus: Bytes of each GPU; 0 where they cannot be told.
+    """
+
+    cores: int
+    memory: int
+    gpus: tuple[int, ...] = ()
+
+
+def this_machine() -> Machine:
+    """What this machine has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in _LIMITS:
+        if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
+            memory = min(memory, int(text))
+    return Machine(os.cpu_count() or 1, memory, _gpus())
+
+
+def _gpus() -> tuple[int, ...]:
+    """Bytes of every GPU that this process may use."""
+    found: list[int] = []
+    if shutil.which("nvidia-smi") is not None:
+        asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]  # in MiB
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+        lines = answer.stdout.split("\n") if answer.returncode == 0 else []
+        found = [int(line) << 20 if line.strip().isdigit() else 0 for line in lines if line.strip()]
+    if not found and _GPUS.is_dir():
+        found = [0] * len(list(_GPUS.iterdir()))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        found = found[: len([name for name in visible.split(",") if name.strip() not in ("", "-1")])]
+    return tuple(found)
+
+
+def check_compute(spec: Spec, machine: Machine | None = None) -> None:
+    """See that what the spec asks for is there and can work: Ray would wait for a missing GPU for ever.
+
+    Args:
+        spec: The spec.
+        machine: What there is; this machine where absent.
+
+    Raises:
+        UserError: Naming what is missing, with one remedy.
+    """
+    _check_workers(spec, machine or this_machine())
+    _check_strategy(spec)
+    _check_packages(spec)
+    for seed in spec.all_seeds[:1]:
+        for curriculum in expand(spec, seed):
+            for plan in curriculum.phases:
+                _check_phase(spec, plan)
+
+
+def _check_workers(spec: Spec, machine: Machine) -> None:
+    compute, least = spec.compute, spec.compute.least_workers
+    wanted = least * compute.gpus_per_worker
+    at_least = "at least " if compute.most_workers > least else ""
+    if wanted > len(machine.gpus):
+        raise UserError(
+            f"compute asks for {at_least}{wanted} GPU(s), and this machine has {len(machine.gpus)}",
+            "train on the CPU with `compute.gpus_per_worker: 0`"
+            if not machine.gpus
+            else f"lower `compute.workers` to {len(machine.gpus)}",
+        )
+    if least > max(machine.cores, 2):
+        raise UserError(
+            f"compute.workers is {compute.workers}, and this machine has {machine.cores} cores",
+            "lower `compute.workers`",
+        )
+
+
+def _check_strategy(spec: Spec) -> None:
+    compute, adapter = spec.compute, spec.model.adapter
+    if compute.strategy == "ddp":
+        return
+    if not compute.gpus_per_worker:
+        raise UserError(
+            f"`compute.strategy: {compute.strategy}` shards a model over GPUs, and compute asks for none: on a CPU the "
+            "trainer would train with ddp and not say so",
+            "set `compute.strategy: ddp`, or give each worker a GPU with `compute.gpus_per_worker: 1`",
+        )
+    if compute.least_workers < 2:
+        raise UserError(
+            f"`compute.strategy: {compute.strategy}` shards a model between workers, and there may be but one",
+            "set `compute.strategy: ddp`, or `compute.workers` to 2 or more",
+        )
+    if adapter is not None and adapter.quantize != "none":
+        raise UserError(
+            f"`adapter.quantize: {adapter.quantize}` keeps the base weights whole in each worker: "
+            f"{compute.strategy} cannot shard them",
+            "set `compute.strategy: ddp`",
+        )
+
+
+def _check_packages(spec: Spec) -> None:
+    """The packages and the GPU that single settings need."""
+    compute, adapter = spec.compute, spec.model.adapter
+    if compute.strategy == "deepspeed_zero3":
+        _need("deepspeed", "deepspeed", "`compute.strategy: deepspeed_zero3`", "set `compute.strategy: fsdp`")
+    if compute.liger:
+        _need_gpu(spec, "`compute.liger: true`", "set `compute.liger: false`")
+        _need("liger_kernel", "liger-kernel", "`compute.liger: true`", "set `compute.liger: false`")
+    if adapter is not None and adapter.quantize == "nf4":
+        _need_gpu(spec, "`adapter.quantize: nf4`", "set `model.adapter.quantize: none`")
+        _need("bitsandbytes", "bitsandbytes", "`adapter.quantize: nf4`", "set `model.adapter.quantize: none`")
+
+
+def _check_phase(spec: Spec, plan: PhasePlan) -> None:
+    from components.common.rewards import check_reward
+
+    if isinstance(plan.settings, GrpoSettings):
+        if plan.settings.generator == "vllm":
+            said = f"`generator: vllm` of the phase {plan.name}"
+            _need_gpu(spec, said, "set `generator: auto`")
+            _need("vllm", "vllm", said, "set `generator: auto`")
+        for name in plan.settings.rewards:
+            check_reward(name)
+    if plan.generate is not None and plan.generate.verifier is not None:
+        check_reward(plan.generate.verifier)
+
+
+def _need_gpu(spec: Spec, what: str, otherwise: str) -> None:
+    if not spec.compute.gpus_per_worker:
+        raise UserError(
+            f"{what} works on a GPU only, and compute asks for none",
+            f"{otherwise}, or give each worker a GPU with `compute.gpus_per_worker: 1`",
+        )
+
+
+def _need(module: str, package: str, what: str, otherwise: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        how = "pip install vllm" if package == "vllm" else "pip install -e '.[gpu]'"
+        raise UserError(
+            f"{what} needs the package {package}, which is not installed", f"{otherwise}, or install it: `{how}`"
+        )
+
+
+def check_targets(spec: Spec, folder: Path) -> None:
+    """See that the adapter's target modules are layers of the model.
+
+    Args:
+        spec: The spec.
+        folder: Of the base model; its safetensors are asked for names only.
+
+    Raises:
+        UserError: Naming the first that is none, and those that there are.
+    """
+    from components.common.model_shape import model_shape, target_linears
+
+    adapter, shape = spec.model.adapter, model_shape(folder)
+    if adapter is None or shape is None:
+        return
+    for name in adapter.target_modules:
+        if not target_linears(shape, [name]):
+            there = ", ".join(dict.fromkeys(linear.name for linear in shape.linears))
+            raise UserError(
+                f"`adapter.target_modules` names {name!r}, and no linear layer of the model is called that",
+                f"take some of {there}, or none for all of them",
+            )

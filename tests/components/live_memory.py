@@ -1,0 +1,154 @@
+"""What training really holds in memory, measured: for the tests of the estimate, and `docs/memory.md`.
+
+`python tests/components/live_memory.py` prints the table of that page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pyarrow as pa
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+
+from components.common.curriculum import expand
+from components.common.models import load_tokenizer, model_folder
+from components.common.spec import ModelSpec, Spec
+from components.training import preferences, tokens
+from components.training.adapters import trainable
+from components.training.batches import StepBatches, accumulation
+from components.training.curve import Curve
+from components.training.ordered import Conduct
+from components.training.state import Progressed
+
+SMALL = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8}
+
+
+def llama(folder: Path, **shape: int) -> Path:
+    """A folder with a Llama of random weights in float32, whose tokenizer is the lab's."""
+    config = LlamaConfig(**{**SMALL, "vocab_size": 16384, "max_position_embeddings": 4096, **shape})
+    LlamaForCausalLM(config).save_pretrained(folder)
+    load_tokenizer(model_folder("lab")).save_pretrained(folder)
+    return folder
+
+
+def spec_of(path: Path | str, rows: int, length: int, method: str = "sft", **more: Any) -> Spec:
+    """A spec whose phase trains on batches of `rows` examples of `length` tokens."""
+    data = {"tiers": [1]} if method == "sft" else {"data": [{"path": "lab://instructions"}]}
+    batching = {"batching": "padded"} if method == "sft" else {}
+    shared = {"batch_size": rows, "max_length": length, **batching, **more.pop("settings", {})}
+    values = {
+        "name": "memory",
+        "data": {"train": [{"path": "lab://instructions"}]},
+        "model": {"path": str(path), **more.pop("model", {})},
+        "splitting": {"tiers": 1},
+        "curriculum": {"phases": [{"method": method, **data}], method: shared},
+        "controls": [],
+        "compute": more.pop("compute", {}),
+    }
+    return Spec.model_validate(values)
+
+
+class _Watched(TrainerCallback):
+    """Profiles the memory of the second optimizer step."""
+
+    def __init__(self) -> None:
+        self.profile: Any = None
+        self.events: list[tuple[int, int]] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            self.profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+            self.profile.__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            self.profile.__exit__(None, None, None)
+            kineto = self.profile.profiler.kineto_results
+            self.events = [(one.start_ns(), one.nbytes()) for one in kineto.events() if one.name() == "[memory]"]
+
+    @property
+    def peak(self) -> int:
+        """The greatest sum of what was allocated in the step and not yet freed, bytes."""
+        live = most = 0
+        for _, size in sorted(self.events, key=lambda one: one[0]):
+            live += size
+            most = max(most, live)
+        return most
+
+
+def measured(spec: Spec, uneven: bool = False) -> dict[str, int]:
+    """Bytes that the first phase holds on this CPU: `static` (weights, moments), and `step`, the peak on top of them.
+
+    The second step is looked at: the optimizer's state is there from the first one on.
+
+    Args:
+        spec: Of an sft or dpo phase.
+        uneven: Whether one example in two has three quarters of the length.
+    """
+    plan = expand(spec, spec.seed)[0].phases[0]
+    folder, settings = model_folder(spec.model.path), plan.settings
+    method = importlib.import_module(f"components.training.{plan.method}")
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(None):
+        place = Path(scratch)
+        rows = 2 * settings.batch_size
+        lengths = [settings.max_length * 3 // 4 if uneven and row % 2 else settings.max_length for row in range(rows)]
+        _write_examples(place / "data.arrow", plan.method, lengths)
+        job: dict[str, Any] = {
+            "plan": plan.to_json(),
+            "model": str(folder),
+            "model_spec": spec.model.model_dump(mode="json"),
+            "compute": spec.compute.model_dump(mode="json"),
+            "gpus_per_worker": 0,
+            "training_seed": 1,
+            "data": {
+                "file": str(place / "data.arrow"),
+                "rows": list(range(rows)),
+                "lengths": lengths,
+                "filler": rows,
+            },
+        }
+        model = trainable(folder, ModelSpec.model_validate(job["model_spec"]), job)
+        method.arrange(job, model)
+        passes = accumulation(settings.batch_size, 1, settings.micro_batch_size)
+        batches = StepBatches(job["data"]["rows"], settings.batch_size, 1, 0, passes, None)
+        curve = Curve([], job["data"]["tokens_at"], lambda point: None)
+        conduct = Conduct(batches, Progressed(), curve, None, None, 100, (0, 2), 0.0, 0, place, None)
+        trainer = method.make_trainer(job, conduct, model, load_tokenizer(folder))
+        watched = _Watched()
+        trainer.add_callback(watched)
+        trainer.train()
+        storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
+        states = trainer.optimizer.state.values()
+        moments = sum(v.nbytes for one in states for v in one.values() if isinstance(v, torch.Tensor) and v.ndim)
+    weights = sum(storages.values())
+    return {"static": weights + moments, "weights": weights, "moments": moments, "step": watched.peak}
+
+
+def _write_examples(file: Path, method: str, lengths: list[int]) -> None:
+    random = torch.Generator().manual_seed(0)
+    ids = [torch.randint(5, 800, (length,), generator=random).tolist() for length in lengths]
+    if method == "dpo":
+        half = [len(one) // 2 for one in ids]
+        rows = [
+            {"prompt_ids": one[:cut], "chosen_ids": one[cut:], "rejected_ids": one[cut:][::-1]}
+            for one, cut in zip(ids, half, strict=True)
+        ]
+        rows = [{**row, "ref_chosen_logps": -1.0, "ref_rejected_logps": -1.0} for row in [*rows, rows[0]]]
+        schema = preferences._SCHEMA
+    else:
+        rows, schema = [{"input_ids": one, "labels": one} for one in ids], tokens._SCHEMA
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+if __name__ == "__main__":
+    from components.common.memory import estimate_phase  # noqa: F401  # filled in below
