@@ -126,6 +126,7 @@ def phase_key(
             "data": digest_lines(order),
             "generate": None if plan.generate is None else plan.generate.model_dump(mode="json"),
             "judges": _judges(plan),
+            "measuring": _measuring(spec, plan),
             "settings": settings,
             "adapter": None if adapter is None else adapter.model_dump(mode="json"),
             "span": span,
@@ -141,13 +142,26 @@ def phase_key(
 
 def _judges(plan: PhasePlan) -> list[dict[str, str]]:
     """What judges the replies that a phase samples: its verifiers' packages, its functions' source."""
+    named: list[str] = []
     if isinstance(plan.settings, GrpoSettings):
-        named = plan.settings.rewards
+        named = plan.settings.rewards or sorted(VERIFIERS)  # by itself, each example names one of them
     elif plan.generate is not None:
-        named = [] if plan.generate.verifier is None else [plan.generate.verifier]
-    else:
-        return []
-    return [describe(name) for name in named or sorted(VERIFIERS)]  # by itself, each example names one of them
+        named = sorted(VERIFIERS) if plan.generate.verifier is None else [plan.generate.verifier]
+    if plan.settings.select == "best(accuracy)":
+        named = list(dict.fromkeys([*named, *sorted(VERIFIERS)]))
+    return [describe(name) for name in named]
+
+
+def _measuring(spec: Spec, plan: PhasePlan) -> dict[str, int]:
+    """The settings of evaluation that training itself uses: where it selects, and for a reference's likelihoods.
+
+    How examples are batched changes the last digits, and those can change which checkpoint is best.
+    """
+    evaluation, selects = spec.evaluation, plan.settings.select != "last"
+    used = {"batch_tokens": evaluation.batch_tokens} if selects or plan.method == "dpo" else {}
+    if plan.settings.select == "best(accuracy)":
+        used["max_new_tokens"] = evaluation.max_new_tokens
+    return used
 
 
 def evaluation_key(spec: Spec, model: str, held_out: str) -> str:

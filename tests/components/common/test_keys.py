@@ -1,10 +1,12 @@
 import json
+from importlib.metadata import version
 
 import pytest
 
 from components.common.curriculum import expand, sequence
 from components.common.keys import evaluation_key, phase_key, scores_key, splits_key
 from components.common.spec import Spec
+from components.common.spec_phases import SETTINGS
 
 TIERS = {1: ["a", "b", "c"], 2: ["d", "e"], 3: ["f"]}
 SMALL = {"name": "x", "data": {"train": [{"path": "lab://instructions"}]}, "controls": ["one_off"]}
@@ -24,29 +26,182 @@ def key(changes=None, curriculum="main", index=1, order=None, parent="base", see
 BEFORE = key()
 
 
+PHASES = {
+    "sft": {"tiers": [1]},
+    "dpo": {"method": "dpo", "tiers": [1], "generate": {"verifier": "exact"}},
+    "grpo": {"method": "grpo", "tiers": [1], "rewards": ["exact"]},
+}
+
+
+def phase_of(method, settings=None, phase=None, **changes):
+    """The key of a phase of a method, trained on one and the same order."""
+    curriculum = {"phases": [{**PHASES[method], **(phase or {})}], method: settings or {}}
+    return key({"controls": [], "curriculum": curriculum, **changes}, order=["a", "b", "c", "a"])
+
+
+SHARED = {
+    "learning_rate": 3e-5,
+    "batch_size": 2,
+    "micro_batch_size": 1,
+    "weight_decay": 0.05,
+    "warmup_ratio": 0.2,
+    "schedule": "cosine",
+    "adam_betas": [0.9, 0.99],
+    "max_grad_norm": 2.0,
+    "max_length": 512,
+    "select": "best(loss)",
+    "select_every": 3,
+    "on_divergence": "rollback(0.5)",
+}
+OWN = {
+    "sft": {"schedule": "linear", "batching": "padded"},
+    "dpo": {"loss": "ipo", "beta": 0.3},
+    "grpo": {
+        "samples": 4,
+        "temperature": 0.7,
+        "max_new_tokens": 17,
+        "rewards": ["boxed_math"],
+        "beta": 0.1,
+        "epsilon": 0.3,
+        "loss": "grpo",
+        "generator": "transformers",
+    },
+}
+
+
+@pytest.mark.parametrize("method", PHASES)
+def test_every_hyperparameter_of_every_method_changes_the_key(method):
+    """Each but the number of passes, which the order of the data holds, and what needs an adapter or a parent."""
+    changed = {**SHARED, **OWN[method]}
+    assert set(changed) == set(SETTINGS[method].model_fields) - {"epochs", "steps", "adapter", "carry"}
+    keys = {name: phase_of(method, phase={name: value}) for name, value in changed.items()}
+    assert len({phase_of(method), *keys.values()}) == len(keys) + 1
+
+
+ADAPTER = {"rank": 8, "alpha": 16.0, "dropout": 0.1, "target_modules": ["q_proj"], "quantize": "nf4"}
+
+
+def adapted(phase=None, **fields):
+    return phase_of("sft", phase=phase, model={"adapter": fields})
+
+
+def test_every_field_of_an_adapter_changes_the_key_and_how_it_follows_the_parent_s():
+    keys = [adapted(**{name: value}) for name, value in ADAPTER.items()]
+    follows = [adapted({"adapter": how}) for how in ("merge", "fresh")]
+    assert len({phase_of("sft"), adapted(), *keys, *follows}) == 9
+
+
+def test_how_an_adapter_follows_is_no_matter_where_there_is_none():
+    assert phase_of("sft", phase={"adapter": "fresh"}) == phase_of("sft")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"curriculum": {"sft": {"learning_rate": 1e-5}}},
-        {"curriculum": {"sft": {"batch_size": 64}}},
-        {"curriculum": {"sft": {"micro_batch_size": 8}}},
-        {"curriculum": {"sft": {"weight_decay": 0.0}}},
-        {"curriculum": {"sft": {"warmup_ratio": 0.0}}},
-        {"curriculum": {"sft": {"schedule": "linear"}}},
-        {"curriculum": {"sft": {"adam_betas": [0.9, 0.99]}}},
-        {"curriculum": {"sft": {"max_grad_norm": 2.0}}},
-        {"curriculum": {"sft": {"max_length": 512}}},
-        {"curriculum": {"sft": {"epochs": 3}}},
-        {"curriculum": {"order": "descending"}},
         {"model": {"dtype": "bfloat16"}},
         {"model": {"attention": "eager"}},
         {"compute": {"workers": 2}},
+        {"compute": {"workers": [1, 2]}},
         {"compute": {"gpus_per_worker": 1}},
+        {"compute": {"strategy": "fsdp"}},
+        {"compute": {"strategy": "deepspeed_zero3"}},
+        {"compute": {"liger": True}},
     ],
     ids=str,
 )
-def test_what_determines_a_phase_changes_its_key(changes):
-    assert key(changes) != BEFORE
+@pytest.mark.parametrize("method", PHASES)
+def test_what_a_phase_is_computed_on_changes_its_key(method, changes):
+    batch = {"batch_size": 8}
+    assert phase_of(method, batch, **changes) != phase_of(method, batch)
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"samples": 4}, {"temperature": 0.5}, {"max_new_tokens": 9}, {"verifier": None}], ids=str
+)
+def test_the_recipe_of_generated_pairs_is_in_the_key(recipe):
+    generate = {**PHASES["dpo"]["generate"], **recipe}
+    assert phase_of("dpo", phase={"generate": generate}) != phase_of("dpo")
+
+
+def test_where_a_phase_stands_on_a_shared_schedule_and_what_it_selects_on_change_the_key():
+    made = spec(controls=[], curriculum={"phases": [{"tiers": [1]}], "sft": {"batch_size": 1}})
+    plan = expand(made, 17)[0].phases[0]
+    ids = ["a", "b", "c"]
+    alone = phase_key(made, plan, ids, "base", 17)
+    assert phase_key(made, plan, ids, "base", 17, span=(0, 3)) == alone
+    assert phase_key(made, plan, ids, "base", 17, selection=None) == alone
+    others = [phase_key(made, plan, ids, "base", 17, span=span) for span in ((0, 5), (2, 5))]
+    assert len({alone, *others, phase_key(made, plan, ids, "base", 17, selection="s")}) == 4
+
+
+def test_carrying_the_optimizer_over_changes_the_key():
+    def second(carry):
+        phases = [{"tiers": [1]}, {"tiers": [2], "carry": carry}]
+        return key({"controls": [], "curriculum": {"phases": phases}}, index=2, order=["a"])
+
+    assert second("optimizer") != second("none")
+
+
+@pytest.mark.parametrize(
+    ("method", "select", "matters"),
+    [
+        ("sft", "last", set()),
+        ("grpo", "last", set()),
+        ("dpo", "last", {"batch_tokens"}),
+        ("sft", "best(loss)", {"batch_tokens"}),
+        ("sft", "best(accuracy)", {"batch_tokens", "max_new_tokens"}),
+        ("grpo", "best(accuracy)", {"batch_tokens", "max_new_tokens"}),
+    ],
+)
+def test_settings_of_evaluation_are_in_the_key_only_where_training_uses_them(method, select, matters):
+    changed = {
+        "suites": ["loss"],
+        "max_new_tokens": 3,
+        "max_examples": 5,
+        "batch_tokens": 100,
+        "resamples": 300,
+        "confidence": 0.9,
+    }
+    before = phase_of(method, {"select": select})
+    moved = {
+        name
+        for name, value in changed.items()
+        if phase_of(method, {"select": select}, evaluation={name: value}) != before
+    }
+    assert moved == matters
+
+
+def test_the_packages_that_judge_and_quantize_are_in_the_key_where_they_do(monkeypatch):
+    nf4 = {"model": {"adapter": {"quantize": "nf4"}}}
+    accurate = {"select": "best(accuracy)"}
+
+    def keys():
+        return {
+            "sft": phase_of("sft"),
+            "lora": adapted(),
+            "nf4": phase_of("sft", **nf4),
+            "zero3": phase_of("sft", compute={"strategy": "deepspeed_zero3"}),
+            "liger": phase_of("sft", compute={"liger": True}),
+            "exact": phase_of("grpo"),
+            "math": phase_of("grpo", phase={"rewards": ["boxed_math"]}),
+            "selects": phase_of("sft", accurate),
+            "function": phase_of("grpo", accurate, {"rewards": ["math:gcd"]}),
+        }
+
+    before = keys()
+    moved = {
+        "peft": {"lora", "nf4"},
+        "bitsandbytes": {"nf4"},
+        "deepspeed": {"zero3"},
+        "liger-kernel": {"liger"},
+        "math-verify": {"math", "selects", "function"},
+    }
+    for package in moved:
+        with monkeypatch.context() as patch:
+            for module in ("components.common.keys", "components.common.rewards"):
+                patch.setattr(f"{module}.version", lambda name, one=package: "9" if name == one else version(name))
+            after = keys()
+        assert {name for name in after if after[name] != before[name]} == moved[package], package
 
 
 def test_parent_order_seed_and_versions_change_the_key_of_a_phase(monkeypatch):
@@ -71,6 +226,9 @@ def test_parent_order_seed_and_versions_change_the_key_of_a_phase(monkeypatch):
         {"seeds": [17, 18]},
         {"model": {"path": "named/otherwise"}},
         {"compute": {"ray": "local", "threads": 1}},
+        {"compute": {"gradient_checkpointing": True}},
+        {"compute": {"checkpoint_every": 3}},
+        {"seed": 18, "seeds": [17]},
         {"curriculum": {"then": [{"tiers": [1]}]}},
         {"curriculum": {"phases": [{"name": "named", "tiers": [1]}, {"tiers": [2, 3]}]}},
         {"curriculum": {"phases": [{"tiers": [1], "learning_rate": 5e-6}], "sft": {"learning_rate": 1.0}}},
