@@ -17,8 +17,10 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from components.common.curriculum import OWN
+from components.common.progress import Progress
 from components.training.ordered import Conduct, OrderedTrainer, trainer_arguments
-from components.training.preferences import make_pairs, start_model, tokenize_pairs
+from components.training.pair_making import make_pairs
+from components.training.preferences import start_model, tokenize_pairs
 
 PAIRS = "pairs.parquet"
 _BETA = {"sigmoid_norm": 5.0}
@@ -100,7 +102,8 @@ def prepare(job: dict[str, Any], tokenizer: Any, order: list[str], limit: int, o
             pairs = Path(job["out"]) / PAIRS
             extra["generated"] = make_pairs(job, tokenizer, model, files, wanted, limit, pairs)
             files = {OWN: pairs}
-        data = tokenize_pairs(tokenizer, model, files, wanted, limit, batch_tokens, out)
+        told = Progress(f"{job['label']}: reference", len(wanted), "pairs").update
+        data = tokenize_pairs(tokenizer, model, files, wanted, limit, batch_tokens, out, told)
     place = {name: row for row, name in enumerate(data.ids)}
     rows = [place[name] for name in order if name in place]
     return {

@@ -1,4 +1,4 @@
-"""Preference pairs: as tokens with their log-probabilities under the reference, and made by sampling and verifying.
+"""Preference pairs as tokens, with their log-probabilities under the reference.
 
 The reference is the model that the phase starts from. Its log-probabilities are worked out once, before training, so
 that they are the same after a resume and no second model is kept in memory.
@@ -6,23 +6,18 @@ that they are the same after a resume and no second model is kept in memory.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from components.common.digests import seed_for
 from components.common.errors import DataError
-from components.common.examples import Example, write_rows
-from components.common.generation import sample
+from components.common.examples import Example
 from components.common.likelihood import response_nll
-from components.common.progress import Progress
 from components.common.rendering import Encoded, encode, encode_prompts, refuse_long_prompts
-from components.common.verifiers import verify
 from components.training.tokens import wanted
 
 if TYPE_CHECKING:
@@ -61,13 +56,11 @@ class TokenizedPairs:
 
 @contextmanager
 def start_model(job: dict[str, Any]) -> Iterator[PreTrainedModel]:
-    """The model as it is before the phase's first step, in evaluation mode, on the device that trains.
+    """The model as it is before the phase's first step, in evaluation mode, on the device that trains; use it inside.
 
     Args:
         job: Of the phase, see `fit`.
     """
-    import gc
-
     import torch
 
     from components.common.reproducible import set_reproducible
@@ -81,10 +74,10 @@ def start_model(job: dict[str, Any]) -> Iterator[PreTrainedModel]:
     # The precision of training: what a trained model is compared with must have been rounded alike.
     with torch.autocast(device, torch.bfloat16, enabled=spec.dtype == "bfloat16"):
         yield model
-    del model
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()  # the workers may share this GPU
+    if device == "cuda":  # the workers share this GPU, and whoever asked may still hold the model
+        for parameter in model.parameters():
+            parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+        torch.cuda.empty_cache()
 
 
 def tokenize_pairs(
@@ -95,6 +88,7 @@ def tokenize_pairs(
     max_length: int,
     batch_tokens: int,
     out: Path,
+    on_done: Callable[[int], None] | None = None,
 ) -> TokenizedPairs:
     """Write pairs as tokens, with the log-probabilities that the reference gives both replies (nats, summed).
 
@@ -106,6 +100,7 @@ def tokenize_pairs(
         max_length: Tokens of a prompt with a reply that are kept.
         batch_tokens: Tokens of a batch of the reference's.
         out: The Arrow stream file to write.
+        on_done: Told the number of pairs done.
 
     Raises:
         DataError: If an example has no rejected reply, a prompt fills the context, or there is no example.
@@ -127,6 +122,8 @@ def tokenize_pairs(
                 truncated += any(side.truncated for side in pair)
                 rows.append(_row(pair, -float(nll[2 * place]), -float(nll[2 * place + 1])))
             writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+            if on_done is not None:
+                on_done(len(names))
         # Two tokens, as a next token is looked at; no reply, so nothing of it is in the loss.
         end = [int(tokenizer.eos_token_id)] * 2
         filler = {"prompt_ids": end, "chosen_ids": [], "rejected_ids": []}
@@ -180,89 +177,3 @@ def _row(pair: tuple[Encoded, Encoded], chosen_logps: float, rejected_logps: flo
         "ref_chosen_logps": chosen_logps,
         "ref_rejected_logps": rejected_logps,
     }
-
-
-def make_pairs(
-    job: dict[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
-    files: Mapping[int, Path],
-    ids: set[str],
-    context: int,
-    out: Path,
-) -> dict[str, int]:
-    """Make pairs of the model's own replies: the first that the verifier accepts, and the first that it does not.
-
-    Args:
-        job: Of the phase, see `fit`.
-        tokenizer: The model's.
-        model: The phase's start, in evaluation mode.
-        files: Parquet files of examples by tier.
-        ids: The examples whose prompts are asked.
-        context: Tokens that a prompt with its reply may have.
-        out: The file of examples to write: each has the id of the example whose prompt it answers.
-
-    Raises:
-        DataError: If an example has no verifier, or no prompt gave a pair.
-
-    Returns:
-        `examples`, `prompts` (distinct ones), `replies`, `accepted` (replies), `all_accepted` and `none_accepted`
-        (examples dropped as no pair could be made), and `pairs`.
-    """
-    settings = job["plan"]["generate"]
-    examples = [example for batch in wanted(files, ids) for example in batch]
-    verifiers = _verifiers(examples, settings["verifier"])
-    prompts = list(dict.fromkeys(example.prompt for example in examples))
-    progress = Progress(f"{job['label']}: replies", len(prompts) * settings["samples"], "replies")
-    sampled = sample(
-        model,
-        tokenizer,
-        prompts,
-        settings["samples"],
-        settings["temperature"],
-        settings["max_new_tokens"],
-        job["evaluation"]["batch_tokens"],
-        context,
-        seed_for(job["training_seed"], "preference pairs"),
-        progress.update,
-    )
-    replies = dict(zip(prompts, sampled, strict=True))
-    counts: Counter[str] = Counter({"examples": len(examples), "prompts": len(prompts)})
-    pairs: list[Example] = []
-    for example, verifier in zip(examples, verifiers, strict=True):
-        given = replies[example.prompt]
-        accepted = [verify(verifier, reply, example.answer or "") for reply in given]
-        counts.update(replies=len(given), accepted=sum(accepted))
-        if all(accepted) or not any(accepted):
-            counts["all_accepted" if accepted[0] else "none_accepted"] += 1
-            continue
-        good, bad = given[accepted.index(True)], given[accepted.index(False)]
-        pairs.append(replace(example, messages=(*example.prompt, ("assistant", good)), rejected=bad))
-    counts["pairs"] = write_rows(out, (pair.to_row() for pair in pairs))
-    names = ("examples", "prompts", "replies", "accepted", "all_accepted", "none_accepted", "pairs")
-    told = {name: counts[name] for name in names}
-    if not pairs:
-        raise DataError(
-            f"no preference pair could be made of {len(examples)} example(s): the verifier accepted all replies to "
-            f"{told['all_accepted']} and none to {told['none_accepted']}",
-            "raise `generate.samples` or `generate.temperature`, or take prompts that the model answers rightly now "
-            "and then",
-        )
-    return told
-
-
-def _verifiers(examples: Sequence[Example], named: str | None) -> list[str]:
-    """The verifier of every example.
-
-    Raises:
-        DataError: If one has none, or nothing to compare with.
-    """
-    missing = [e.id for e in examples if e.answer is None or (named is None and e.verifier is None)]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(examples)} example(s) have no answer{'' if named else ' or no verifier'}, "
-            f"e.g. {missing[0]}",
-            "pairs are made by verifying replies: give the data an `answer`"
-            + ("" if named else " and a `verifier`, or name one as `generate.verifier`"),
-        )
-    return [named or str(example.verifier) for example in examples]
