@@ -19,8 +19,8 @@ from components.training.packing import bins
 from pipelines.compute_check import Machine
 
 GIB = 1 << 30
-PROCESS = round(0.9 * GIB)
-"""A worker's Python with torch, transformers, trl and ray, before it has a model (measured, see docs/memory.md)."""
+PROCESS = 550 << 20
+"""A worker's Python with torch, transformers, trl and ray, before it has a model (546 MiB seen, see docs/memory.md)."""
 GPU_SHARE, GPU_CONTEXT = 0.95, GIB // 2
 """What of a GPU can be allocated: the rest is lost between blocks, and the CUDA context takes about half a GiB."""
 VLLM_SHARE = 0.3

@@ -57,12 +57,19 @@ def _phases(spec: Spec, plan: Plan) -> Table:
             item.key[:12] if item.key else item.waits,
             item.plan.method,
             f"{item.tokens:,}" if item.tokens is not None else "-",
-            str(item.steps) if item.steps is not None else "-",
+            _steps(item),
             "?" if item.need is None else ("≤ " if item.bound else "") + gib(item.need.needed),
             "-" if item.stored else "?" if item.seconds is None else duration(item.seconds),
             "yes" if item.stored else "no",
         )
     return table
+
+
+def _steps(item: PlannedPhase) -> str:
+    if item.steps is None:
+        return "-"
+    at_most = item.plan.generate is not None and not item.stored  # prompts that give no pair are left out
+    return f"{'≤ ' if at_most else ''}{item.steps}"
 
 
 def duration(seconds: float) -> str:

@@ -35,7 +35,7 @@ class PlannedPhase:
         examples: Examples it will see, repeats counted, or None.
         tokens: Tokens it will see, or None; an example longer than `max_length` counts as that, and one longer than
             the context in full.
-        steps: Optimizer steps, or None.
+        steps: Optimizer steps, or None; of pairs that are still to be made at most so many.
         stored: Whether the store has it.
         need: Its memory; None where the model's configuration does not tell.
         bound: Whether that is an upper bound, as the lengths of the examples are not known.
@@ -188,10 +188,13 @@ class _Planner:
             span = span_of(spec, plan, phase_files(split, spec.splitting.tiers, data), seed)
             chosen = selection_digest(plan, split / "held_out.parquet")
             key = phase_key(spec, plan, order, parent, seed, span, chosen)
+        entry = None if key is None else self.store.find("phases", key)
+        stored = entry is not None
         count = len(order) if order else None if steps is None else steps * settings.batch_size
-        stored = key is not None and self.store.find("phases", key) is not None
         need = self._need(seed, plan, order, tokens, stored)
         seconds = None if stored else self.pace.seconds(alike(spec, plan), count, seen)
+        if entry is not None:  # what it did, rather than what it would do
+            count, seen, steps = (int(entry.info[name]) for name in ("sequence", "tokens", "steps"))
         return PlannedPhase(seed, plan, key, waits, count, seen, steps, stored, need, not tokens, seconds)
 
     def _examples(
