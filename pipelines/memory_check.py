@@ -170,8 +170,8 @@ def remedy(case: Case, machine: Machine) -> str:
 
     Every change is tried on the estimate; of the first group in which one fits, the one that needs least is named.
     """
-    for group in (_same_weights, _sharded, _adapted):
-        tried = [(needed(changed, machine), words) for words, changed in group(case)]
+    for group in _groups(case):
+        tried = [(needed(changed, machine), words) for words, changed in group]
         fitting = [(need.needed, words) for need, words in tried if need.fits]
         if fitting:
             least, words = min(fitting)
@@ -179,22 +179,31 @@ def remedy(case: Case, machine: Machine) -> str:
     return "take a smaller model, or a machine with more memory: no setting makes it fit"
 
 
-_CHECKPOINTING = "`compute.gradient_checkpointing: true`"
+Change = tuple[str, Case]
+"""A change in words, and the phase with it."""
 
 
-def _same_weights(case: Case) -> Iterator[tuple[str, Case]]:
-    checkpointed = None
-    if not case.spec.compute.gradient_checkpointing:
-        checkpointed = _with(case, "compute", gradient_checkpointing=True)
-        yield _CHECKPOINTING, checkpointed
-    for words, smaller in _smallest_batches(case):
-        yield words, smaller
-    if checkpointed is not None:
-        for words, smaller in _smallest_batches(checkpointed):
-            yield f"{_CHECKPOINTING} and {words}", smaller
+def _groups(case: Case) -> Iterator[list[Change]]:
+    """Changes, those to try first in front: one that only costs time, two of these, shards, an adapter."""
+    yield from _same_weights(case)
+    for words, changed in [*_sharded(case), *_adapted(case)]:
+        yield [(words, changed)]
+        for group in _same_weights(changed):
+            yield [(f"{words}, {more}", further) for more, further in group]
 
 
-def _smallest_batches(case: Case) -> Iterator[tuple[str, Case]]:
+def _same_weights(case: Case) -> Iterator[list[Change]]:
+    smaller = list(_smallest_batches(case))
+    if case.spec.compute.gradient_checkpointing:
+        yield smaller
+        return
+    words = "`compute.gradient_checkpointing: true`"
+    recomputed = _with(case, "compute", gradient_checkpointing=True)
+    yield [(words, recomputed), *smaller]
+    yield [(f"{words} and {more}", both) for more, both in _smallest_batches(recomputed)]
+
+
+def _smallest_batches(case: Case) -> Iterator[Change]:
     """The phase with the smallest micro-batches that its method allows, where they are not that small already."""
     plan, batch = case.plan, case.batch
     least = plan.settings.samples if isinstance(plan.settings, GrpoSettings) else 1
@@ -206,22 +215,16 @@ def _smallest_batches(case: Case) -> Iterator[tuple[str, Case]]:
         yield words, replace(case, plan=replace(plan, settings=settings), batch=less)
 
 
-def _sharded(case: Case) -> Iterator[tuple[str, Case]]:
+def _sharded(case: Case) -> Iterator[Change]:
     compute, adapter = case.spec.compute, case.spec.model.adapter
     quantized = adapter is not None and adapter.quantize != "none"
     if compute.strategy == "ddp" and compute.gpus_per_worker and compute.least_workers > 1 and not quantized:
-        yield from _beside("`compute.strategy: fsdp`", _with(case, "compute", strategy="fsdp"))
+        yield "`compute.strategy: fsdp`", _with(case, "compute", strategy="fsdp")
 
 
-def _adapted(case: Case) -> Iterator[tuple[str, Case]]:
+def _adapted(case: Case) -> Iterator[Change]:
     if case.spec.model.adapter is None:
-        yield from _beside("`model.adapter: {rank: 16}`", _with(case, "model", adapter={"rank": 16}))
-
-
-def _beside(words: str, changed: Case) -> Iterator[tuple[str, Case]]:
-    yield words, changed
-    for more, further in _same_weights(changed):
-        yield f"{words}, {more}", further
+        yield "`model.adapter: {rank: 16}`", _with(case, "model", adapter={"rank": 16})
 
 
 def _with(case: Case, part: str, **changes: Any) -> Case:

@@ -146,6 +146,7 @@ def estimate(
     trained, shards = setting.trained, setting.shards
     weights = _weights(setting) // shards + _gathered(setting)
     gradients = 4 * trained // shards
+    # ddp sends gradients in buckets, which are a second copy of them and stay all the time.
     buckets = gradients if compute.strategy == "ddp" and compute.most_workers > 1 else 0
     # The backward pass starts with every activation and the head's gradient, and ends with every gradient and the
     # activations of one layer; between these, one falls as the other grows.
@@ -155,17 +156,17 @@ def estimate(
     one = _layer(setting)
     before = gradients if batch.passes > 1 else 0
     held = kept + _norm(setting)
-    last = (gradients + buckets, one + casts // shape.layers + _backward_work(setting))
+    last = (gradients, one + casts // shape.layers + _backward_work(setting))
     if compute.gradient_checkpointing:
         # The casts go when the forward pass has ended, as no layer's graph holds them.
         moments = [
             (before, held + casts + _head_forward(setting)),
-            (before + buckets + head_gradient // shards, held + head),
-            (before + buckets + head_gradient // shards, kept + one + casts // shape.layers + _backward_work(setting)),
+            (before + head_gradient // shards, held + head),
+            (before + head_gradient // shards, kept + one + casts // shape.layers + _backward_work(setting)),
             last,
         ]
     else:
-        moments = [(before + buckets + head_gradient // shards, held + casts + head), last]
+        moments = [(before + head_gradient // shards, held + casts + head), last]
     worst = max(moments, key=sum)
     generating = _generating(setting) if isinstance(settings, GrpoSettings) else 0
     if generating > sum(worst):
@@ -174,7 +175,7 @@ def estimate(
     return Memory(
         weights=weights,
         moments=8 * trained // shards,
-        gradients=worst[0],
+        gradients=worst[0] + buckets,
         activations=worst[1],
         reference=_weights(setting) // shards if references else 0,
         copies=(3 + selects) * 4 * trained // shards,

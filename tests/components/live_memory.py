@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import os
 import tempfile
@@ -150,5 +151,67 @@ def _write_examples(file: Path, method: str, lengths: list[int]) -> None:
         writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
+CASES: tuple[tuple[str, int, int, bool, dict[str, Any]], ...] = (
+    ("lab", 8, 96, False, {}),
+    ("lab", 32, 96, False, {}),
+    ("lab", 16, 64, True, {"method": "dpo"}),
+    ("42M", 4, 256, False, {}),
+    ("42M", 4, 256, True, {}),
+    ("42M", 2, 1024, False, {}),
+    ("42M", 1, 64, False, {}),
+    ("42M", 1, 64, False, {"settings": {"batch_size": 4, "micro_batch_size": 1}}),
+    ("42M", 2, 1024, False, {"compute": {"gradient_checkpointing": True}}),
+    ("42M", 4, 256, False, {"model": {"dtype": "bfloat16"}}),
+    ("42M", 4, 256, False, {"model": {"dtype": "bfloat16"}, "compute": {"gradient_checkpointing": True}}),
+    ("42M", 4, 256, False, {"model": {"adapter": {"rank": 16}}}),
+    ("42M", 4, 256, False, {"model": {"adapter": {"rank": 16}}, "compute": {"gradient_checkpointing": True}}),
+    ("42M", 4, 256, False, {"model": {"adapter": {"rank": 16}, "dtype": "bfloat16"}}),
+    ("42M", 2, 512, True, {"method": "dpo", "model": {"dtype": "bfloat16"}}),
+    ("28M, 2 kv heads", 4, 512, True, {}),
+    ("28M, 2 kv heads", 4, 512, True, {"settings": {"batching": "packed"}}),
+    ("28M, 2 kv heads", 4, 512, True, {"model": {"attention": "eager"}}),
+    ("28M, 2 kv heads", 4, 512, True, {"model": {"adapter": {"rank": 16}, "dtype": "bfloat16"}}),
+)
+"""Of the table in docs/memory.md: model, examples of a step, tokens of the longest, uneven lengths, what else."""
+
+
+def main() -> None:
+    """Print the table."""
+    from components.common.memory import Batch, estimate, rows_of
+    from components.common.model_shape import model_shape
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {
+            "lab": model_folder("lab"),
+            "42M": llama(Path(scratch) / "42M"),
+            "28M, 2 kv heads": llama(Path(scratch) / "28M", num_key_value_heads=2, vocab_size=4096),
+        }
+        print(
+            "| model | batch | setting | measured, MB | estimate, MB | ratio |\n| --- | --- | --- | --- | --- | --- |"
+        )
+        for name, rows, length, uneven, more in CASES:
+            spec = spec_of(folders[name], rows, length, **copy.deepcopy(more))
+            seen = measured(spec, uneven)
+            settings, shape = expand(spec, spec.seed)[0].phases[0].settings, model_shape(folders[name])
+            assert shape is not None
+            passes = accumulation(settings.batch_size, 1, settings.micro_batch_size)
+            batch = Batch(rows_of(settings, 1), length, passes, masked=uneven)
+            found, real = (
+                estimate(shape, spec.model, spec.compute, settings, batch).device,
+                seen["static"] + seen["step"],
+            )
+            told = ", ".join([*(["uneven"] if uneven else []), *(f"{key} {value}" for key, value in _flat(more))])
+            size = f"{batch.rows} x {length}"
+            print(
+                f"| {name} | {size} | {told} | {real / 1e6:.1f} | {found / 1e6:.1f} | {found / real:.3f} |", flush=True
+            )
+
+
+def _flat(more: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [pair for value in more.values() if isinstance(value, dict) for pair in _flat(value)] + [
+        (key, value) for key, value in more.items() if not isinstance(value, dict)
+    ]
+
+
 if __name__ == "__main__":
-    from components.common.memory import estimate_phase  # noqa: F401  # filled in below
+    main()
