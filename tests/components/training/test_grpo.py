@@ -253,7 +253,15 @@ def test_two_workers_learn_what_one_learns(grpo_job, tmp_path):
     with session(tmp_path / "ray"):
         results = [launch("components.training.fit:fit", job=job)[0] for job in jobs]
     for name in ("loss", "reward", "completions/mean_length", "grad_norm"):
-        assert curve(results[0], name) == pytest.approx(curve(results[1], name), rel=1e-3, abs=1e-4)
-    assert rollouts(jobs[0]) == pytest.approx(rollouts(jobs[1]))
-    one, two = map(weights, jobs)
-    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+        assert curve(results[0], name) == pytest.approx(curve(results[1], name), rel=1e-4, abs=1e-6)
+    kept = [rollouts(job) for job in jobs]
+    for name in ("step", "prompt", "completion", "verifier"):
+        assert [row[name] for row in kept[0]] == [row[name] for row in kept[1]]
+    assert [row["advantage"] for row in kept[0]] == pytest.approx([row["advantage"] for row in kept[1]], abs=1e-4)
+    # Adam enlarges rounding where gradients are tiny: a small part of the way may differ.
+    one, two = ({name: tensor.float() for name, tensor in weights(job).items()} for job in jobs)
+    start = load_file(LAB / "model.safetensors")
+    moved = sum(float(((one[name] - start[name].float()) ** 2).sum()) for name in one)
+    apart = sum(float(((one[name] - two[name]) ** 2).sum()) for name in one)
+    assert moved > 0
+    assert (apart / moved) ** 0.5 < 0.02
