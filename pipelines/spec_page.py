@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -13,11 +13,15 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from components.common.spec import Spec
+from components.common.spec_phases import SETTINGS, Divergence, PhaseSpec, Selection
 
+_FORMS = {Selection: "`last`, `best(loss)`, `best(accuracy)`", Divergence: "`fail`, `rollback(FACTOR)`"}
+"""Texts of a form that a pattern gives."""
 _HEAD = """# The spec, key by key
 
-Made from the models in `components/common/spec.py` by `make docs`; do not edit. Inputs are relative to the spec's
-file, outputs to the working directory. `--set key.path=value` overrides any key; the value is YAML.
+Made from the models in `components/common/spec.py` and `spec_phases.py` by `make docs`; do not edit. Inputs are
+relative to the spec's file, outputs to the working directory. `--set key.path=value` overrides any key; the value is
+YAML.
 
 | key | allowed | default | meaning |
 | --- | --- | --- | --- |"""
@@ -32,12 +36,26 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner, many = _inner(field.annotation)
         key = f"{prefix}{name}"
+        if model is PhaseSpec and name in _HYPERPARAMETERS:
+            yield _override(key, name, field)
+            continue
         meaning = " ".join((field.description or (inner.__doc__ if inner else "") or "").split()).replace("|", "\\|")
+        if inner is PhaseSpec and name == "then":
+            meaning += " The keys are those of `curriculum.phases[]`."
         yield f"| `{key}` | {_allowed(field)} | {_default(field)} | {meaning} |"
-        if inner is not None and inner.__name__ not in ("PhaseSpec", "OnlyControl"):
+        if inner is not None and inner.__name__ != "OnlyControl" and not (inner is PhaseSpec and name == "then"):
             yield from _rows(inner, f"{key}[]." if many == "list" else f"{key}.NAME." if many == "dict" else f"{key}.")
-        elif inner is not None and inner.__name__ == "PhaseSpec" and name == "phases":
-            yield from _rows(inner, f"{key}[].")
+
+
+_HYPERPARAMETERS = {name for settings in SETTINGS.values() for name in settings.model_fields}
+
+
+def _override(key: str, name: str, field: FieldInfo) -> str:
+    """The row of a hyperparameter that a phase sets itself."""
+    methods = [method for method, settings in SETTINGS.items() if name in settings.model_fields]
+    where = "<method>" if len(methods) == len(SETTINGS) else methods[0] if len(methods) == 1 else "<method>"
+    only = "" if len(methods) == len(SETTINGS) else f", of {' and '.join(methods)} only"
+    return f"| `{key}` | {_allowed(field)} | the method's | As `curriculum.{where}.{name}`{only}. |"
 
 
 def _inner(annotation: Any) -> tuple[type[BaseModel] | None, str]:
@@ -56,8 +74,10 @@ def _words(annotation: Any) -> str:
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return ", ".join(f"`{part}`" for part in parts)
+    if annotation in _FORMS:
+        return _FORMS[annotation]
     if origin is typing.Annotated:
-        return _words(parts[0])
+        return _words(parts[0]) + _limits([m for part in parts[1:] for m in getattr(part, "metadata", [part])])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_words(part) for part in parts if part is not type(None))
     if origin is list:
@@ -71,14 +91,23 @@ def _words(annotation: Any) -> str:
     return {str: "text", int: "a whole number", float: "a number", bool: "true, false"}.get(annotation, str(annotation))
 
 
-def _allowed(field: FieldInfo) -> str:
+def _limits(metadata: Sequence[object]) -> str:
+    """The bounds among an annotation's metadata, in words."""
     limits = [
         f"{sign} {getattr(item, name)}"
-        for item in field.metadata
+        for item in metadata
         for name, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
         if getattr(item, name, None) is not None
     ]
-    return _words(field.annotation) + (f" ({', '.join(limits)})" if limits else "")
+    return f" ({', '.join(limits)})" if limits else ""
+
+
+def _allowed(field: FieldInfo) -> str:
+    patterns = {getattr(item, "pattern", None) for item in field.metadata} - {None}
+    for form, words in _FORMS.items():
+        if patterns & {getattr(item, "pattern", None) for item in typing.get_args(form)[1].metadata}:
+            return words
+    return _words(field.annotation) + _limits(field.metadata)
 
 
 def _default(field: FieldInfo) -> str:

@@ -37,8 +37,11 @@ class Optimising(Strict):
     warmup_ratio: Fraction = 0.1
     """Share of the phase's steps in which the learning rate rises."""
     schedule: Schedule = "cosine"
+    """How the learning rate falls after the warm-up."""
     adam_betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """AdamW's."""
     max_grad_norm: Positive = 1.0
+    """Longer gradients are cut to this norm."""
     max_length: Annotated[int, Field(ge=8)] = 2048
     """Tokens of an example that are kept; longer ones are cut at the end and counted."""
     adapter: Adaptation = "continue"
@@ -79,6 +82,7 @@ class DpoSettings(Optimising):
     weight_decay: NotNegative = 0.0
     """AdamW's; not applied to biases and norms."""
     schedule: Schedule = "linear"
+    """How the learning rate falls after the warm-up."""
     loss: PreferenceLoss = "sigmoid_norm"
     """`sigmoid` (DPO, arXiv 2305.18290), `sigmoid_norm` (length-normalised, Tulu 3), `ipo` (arXiv 2310.12036)."""
     beta: Positive | None = None
@@ -101,6 +105,7 @@ class GrpoSettings(Optimising):
     warmup_ratio: Fraction = 0.0
     """Share of the phase's steps in which the learning rate rises."""
     schedule: Schedule = "constant"
+    """How the learning rate falls after the warm-up."""
     samples: Annotated[int, Field(ge=2)] = 8
     """Completions of one prompt: the group that rewards are compared in."""
     temperature: Positive = 1.0
@@ -129,6 +134,7 @@ class GenerateSpec(Strict):
     samples: Annotated[int, Field(ge=2)] = 8
     """Replies to each prompt; the first that is accepted and the first that is not make the pair."""
     temperature: Positive = 1.0
+    """Of the sampling."""
     max_new_tokens: Count = 256
     """Longest reply, tokens."""
     verifier: str | None = None

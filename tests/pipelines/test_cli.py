@@ -65,3 +65,12 @@ def test_the_page_names_every_key_once():
     keys = [line.split("`")[1] for line in spec_page.page().splitlines() if line.startswith("| `")]
     assert len(keys) == len(set(keys))
     assert {"name", "data.train[].path", "curriculum.sft.learning_rate", "evaluation.max_new_tokens"} <= set(keys)
+
+
+def test_the_page_says_what_phases_may_set_and_what_patterns_allow():
+    rows = {line.split("`")[1]: line for line in spec_page.page().splitlines() if line.startswith("| `")}
+    assert "| `last`, `best(loss)`, `best(accuracy)` |" in rows["curriculum.sft.select"]
+    assert rows["curriculum.phases[].beta"].endswith("As `curriculum.<method>.beta`, of dpo and grpo only. |")
+    assert rows["curriculum.phases[].samples"].endswith("As `curriculum.grpo.samples`, of grpo only. |")
+    assert "curriculum.then[].name" not in rows and "`curriculum.phases[]`" in rows["curriculum.then"]
+    assert "(≥ 1)" in rows["curriculum.sft.micro_batch_size"]
