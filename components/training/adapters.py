@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.adapters import Stack, merge, read_stack, with_adapter, write_stack
+from components.common.errors import UserError
 from components.common.models import load_model, load_weights, model_folder
 from components.common.spec import AdapterSpec, ModelSpec
 
@@ -56,6 +57,21 @@ def _lora(adapter: AdapterSpec) -> Any:
         target_modules=adapter.target_modules or "all-linear",
         task_type="CAUSAL_LM",
     )
+
+
+def refuse_head_adapter(model: Any) -> None:
+    """Refuse an adapter on the output layer where a trainer reads that layer's weight itself, past the adapter.
+
+    Raises:
+        UserError: If the model has one.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        raise UserError(
+            "the adapter covers the model's output layer, which dpo and grpo phases cannot train",
+            "take the output layer (`lm_head`) out of `model.adapter.target_modules`",
+        )
 
 
 def save_trained(

@@ -18,6 +18,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from components.common.curriculum import OWN
 from components.common.progress import Progress
+from components.training.adapters import refuse_head_adapter
 from components.training.ordered import Conduct, OrderedTrainer, trainer_arguments
 from components.training.pair_making import make_pairs
 from components.training.preferences import start_model, tokenize_pairs
@@ -127,7 +128,11 @@ def arrange(job: dict[str, Any], model: Any) -> None:
     Args:
         job: Of the phase, with `data` as `prepare` returned it.
         model: The model that is trained.
+
+    Raises:
+        UserError: If it has an adapter that cannot be trained.
     """
+    refuse_head_adapter(model)
     data, size = job["data"], job["plan"]["settings"]["batch_size"]
     steps = (data["rows"][start : start + size] for start in range(0, len(data["rows"]), size))
     data["batching"] = "padded"

@@ -19,6 +19,7 @@ from components.common.adapters import read_stack
 from components.common.digests import seed_for
 from components.common.generation import sample_tokens
 from components.common.models import context_length
+from components.training.adapters import refuse_head_adapter
 from components.training.batches import split_evenly
 from components.training.ordered import Conduct, OrderedTrainer, trainer_arguments
 from components.training.rollouts import (
@@ -183,12 +184,16 @@ def prepare(job: dict[str, Any], tokenizer: Any, order: list[str], limit: int, o
 
 
 def arrange(job: dict[str, Any], model: Any) -> None:
-    """Nothing is to be settled: prompts are read as they come.
+    """See that the model can be trained; prompts are read as they come, so there is nothing to arrange.
 
     Args:
         job: Of the phase.
         model: The model that is trained.
+
+    Raises:
+        UserError: If it has an adapter that cannot be trained.
     """
+    refuse_head_adapter(model)
 
 
 def make_trainer(job: dict[str, Any], conduct: Conduct, model: Any, tokenizer: Any) -> OrderedGRPOTrainer:

@@ -13,6 +13,7 @@ from components.common.errors import DataError
 from components.common.examples import Example, write_rows
 from components.common.generation import sample
 from components.common.progress import Progress
+from components.common.rewards import check_answers
 from components.common.verifiers import verify
 from components.training.tokens import wanted
 
@@ -94,6 +95,7 @@ def _verifiers(examples: Sequence[Example], named: str | None) -> list[str]:
 
     Raises:
         DataError: If one has none, or nothing to compare with.
+        UserError: If a verifier is not known, or has no use for an answer.
     """
     missing = [e.id for e in examples if e.answer is None or (named is None and e.verifier is None)]
     if missing:
@@ -103,4 +105,9 @@ def _verifiers(examples: Sequence[Example], named: str | None) -> list[str]:
             "pairs are made by verifying replies: give the data an `answer`"
             + ("" if named else " and a `verifier`, or name one as `generate.verifier`"),
         )
-    return [named or str(example.verifier) for example in examples]
+    names = [named or str(example.verifier) for example in examples]
+    for name in sorted(set(names)):  # before anything is drawn
+        answers = sorted({example.answer or "" for example, own in zip(examples, names, strict=True) if own == name})
+        verify(name, "", answers[0])
+        check_answers(name, answers)
+    return names

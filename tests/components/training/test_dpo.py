@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from components.common.checkpoints import CheckpointPlace, latest
 from components.common.curriculum import PhasePlan, sequence
-from components.common.errors import DataError
+from components.common.errors import DataError, UserError
 from components.common.examples import Example, read_examples, write_rows
 from components.common.launcher import launch, session
 from components.common.models import load_model, model_folder
@@ -196,6 +196,12 @@ def test_an_adapter_is_compared_with_what_its_phase_started_from(make_job, dpo_j
 def test_examples_without_a_rejected_reply_are_refused(dpo_job, examples):
     with pytest.raises(DataError, match=r"96 of 96 example\(s\) have no rejected reply"):
         fit(dpo_job("single", examples))
+
+
+def test_an_adapter_on_the_output_layer_is_refused(dpo_job):
+    adapter = {"rank": 2, "target_modules": ["lm_head", "q_proj"]}
+    with pytest.raises(UserError, match="the adapter covers the model's output layer"):
+        fit(dpo_job("head", spec={"model": {"path": "lab", "adapter": adapter}}))
 
 
 @pytest.mark.proof

@@ -247,6 +247,12 @@ def test_tokens_are_drawn_with_the_model_s_probabilities(lab_weights, lab_tokeni
     assert (shares - expected).abs().max() < 4 * (0.25 / 4000) ** 0.5
 
 
+def test_an_adapter_on_the_output_layer_is_refused(grpo_job):
+    adapter = {"rank": 2, "target_modules": ["lm_head", "q_proj"]}
+    with pytest.raises(UserError, match="the adapter covers the model's output layer"):
+        fit(grpo_job("head", spec={"model": {"path": "lab", "adapter": adapter}}))
+
+
 @pytest.mark.proof
 def test_two_workers_learn_what_one_learns(grpo_job, tmp_path):
     jobs = [grpo_job(f"by-{workers}", spec={"compute": {"workers": workers}}) for workers in (1, 2)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from components.common.curriculum import PhasePlan, sequence
-from components.common.errors import DataError
+from components.common.errors import DataError, UserError
 from components.common.examples import Example, read_examples, write_rows
 from components.common.models import load_tokenizer, model_folder
 from components.common.spec_phases import DpoSettings, GenerateSpec
@@ -150,5 +150,7 @@ def test_a_prompt_without_a_verifier_needs_one_named(making, tmp_path):
     write_rows(tmp_path / "rows.parquet", [row.to_row()])
     with pytest.raises(DataError, match=r"1 of 1 example\(s\) have no answer or no verifier"):
         fit(making("unnamed", tmp_path / "rows.parquet"))
+    with pytest.raises(UserError, match="verifier 'unheard_of' is not known"):
+        fit(making("unheard", tmp_path / "rows.parquet", verifier="unheard_of"))
     with pytest.raises(DataError, match="no preference pair could be made of 1"):
         fit(making("named", tmp_path / "rows.parquet", verifier="exact"))
