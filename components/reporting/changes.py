@@ -22,7 +22,8 @@ class Change:
         part: All ordinary held-out examples (``""``), or a slice.
         before: The result before the phase.
         after: The result after it.
-        comparison: After minus before, paired; None where one of them is missing.
+        comparison: After minus before, paired; None where one of them is missing. Of a slice, its p-value is not
+            worked out.
         n: Examples that were compared.
         seeds: Seeds that have both.
     """

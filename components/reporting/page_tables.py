@@ -127,7 +127,7 @@ def changes_table(results: Results, found: Comparisons) -> Table | None:
             continue
         part = part_title(change.part) if change.part else "all held-out"
         difference = Cell(measure.gap(gap.difference) + unit, measure.bounds(gap.low, gap.high))
-        p = p_value(gap.p).removeprefix("p = ").removeprefix("p ")
+        p = "" if change.part else p_value(gap.p).removeprefix("p = ").removeprefix("p ")
         levels = [_level(measure, level) for level in (change.before, change.after)]
         name = f"{change.plan.index}. {change.plan.name}"
         rows.append([_name(results, results.main, name), change.plan.method, part, *levels, difference, p])
@@ -142,19 +142,16 @@ def own_data_table(results: Results) -> Table | None:
     for record in results.prepared.values():
         ledger, sources = record.info["ledger"], record.info["sources"]
         paths = ", ".join(without_password(str(source["path"])) for source in sources)
-        formats = ", ".join(dict.fromkeys(f"{source['format']}" for source in sources))
-        why = "; ".join(dict.fromkeys(str(source["why"]) for source in sources))
+        formats = "; ".join(dict.fromkeys(f"{source['format']}: {source['why']}" for source in sources))
         training = ledger["examples"] - ledger["held_out"]
         left = ledger["examples"] + ledger["duplicates"] + ledger["rejected"] + ledger["unsampled"]
         closes = "\N{CHECK MARK}" if ledger["rows_in"] + ledger["expanded"] == left else "\N{BALLOT X}"
         counts = [ledger[name] for name in ("rows_in", "expanded")]
         counts += [training, *(ledger[name] for name in ("held_out", "duplicates", "rejected", "unsampled"))]
         name = Cell(str(record.info["name"]), str(record.info["method"]))
-        rows.append(
-            [name, paths, Cell(formats, why), *map(whole, counts), "\N{CHECK MARK}" if closes else "\N{BALLOT X}"]
-        )
-    heads = ["phase", "sources", "format, and why", "rows read", "expanded", "for training", "held out, so left out"]
-    return Table([*heads, "duplicates", "rejected", "unsampled", "closes"], rows, texts=3) if rows else None
+        rows.append([name, Cell(paths, formats), *map(whole, counts), closes])
+    heads = ["phase", "sources", "rows read", "expanded", "for training", "left out", "duplicates", "rejected"]
+    return Table([*heads, "unsampled", "closes"], rows, texts=2) if rows else None
 
 
 def compute_table(results: Results) -> Table:

@@ -138,7 +138,7 @@ def _change(found: Comparisons, change: Change) -> dict[str, Any]:
         "difference": gap.difference if gap else None,
         "low": gap.low if gap else None,
         "high": gap.high if gap else None,
-        "p": gap.p if gap else None,
+        "p": gap.p if gap and not change.part else None,
         "n": change.n,
         "seeds": change.seeds,
     }

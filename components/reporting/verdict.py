@@ -7,7 +7,7 @@ import math
 from components.common.curriculum import phase_name
 from components.common.spec import Spec
 from components.reporting.changes import Change, told_apart
-from components.reporting.comparisons import Against, Comparisons
+from components.reporting.comparisons import Against, Comparisons, decide
 from components.reporting.measures import LOSS, p_value
 from components.reporting.results import Results
 
@@ -34,7 +34,7 @@ def sentences_of(results: Results, found: Comparisons) -> list[str]:
     sentences += [f"{_capital(_against(results, found, against))}." for against in rest]
     if not controls:
         sentences.append("The run has no control: there is nothing to compare the phases with.")
-    sentences += [_changed(found, change) for change in found.changes if told_apart(results, change)]
+    sentences += [_changed(results, found, change) for change in found.changes if told_apart(results, change)]
     if len(tested(found)) > 1:
         sentences.append(f"p-values are adjusted for {len(tested(found))} comparisons (Holm).")
     sentences.append(_luck(results, found))
@@ -96,16 +96,18 @@ def _against(results: Results, found: Comparisons, against: Against) -> str:
     return f"{said}: {outcome} ({difference_text(found, against)})"
 
 
-def _changed(found: Comparisons, change: Change) -> str:
-    """`grpo: held-out accuracy 41.2% before, 43.0% after: difference +1.8 points [0.2, 3.4] ...`."""
-    measure, gap = found.measure, change.comparison
-    name = change.plan.name if change.plan.name == change.plan.method else f"{change.plan.name} ({change.plan.method})"
+def _changed(results: Results, found: Comparisons, change: Change) -> str:
+    """`GRPO: held-out accuracy 41.2% before, 43.0% after (difference +1.8 points [0.2, 3.4] on 680 examples ...)`."""
+    measure, gap, plan = found.measure, change.comparison, change.plan
+    method = plan.method.upper()
+    name = method if plan.name == plan.method else f"{_capital(plan.name)} ({method})"
     if change.before is None or change.after is None or gap is None:
-        return f"{_capital(name)}: no results before and after it on the same examples."
+        return f"{name}: no results before and after it on the same examples."
     levels = [measure.number(level.value) + measure.sign for level in (change.before, change.after)]
-    said = "" if gap.low > 0 or gap.high < 0 else "no difference shown, "
+    outcome = decide(measure, gap, gap.p, results.spec.evaluation.confidence)
+    said = f"{outcome}, " if outcome == "no difference shown" else ""
     numbers = measure.difference(gap.difference, gap.low, gap.high)
-    opening = f"{_capital(name)}: held-out {measure.title} {levels[0]} before, {levels[1]} after"
+    opening = f"{name}: held-out {measure.title} {levels[0]} before, {levels[1]} after"
     return f"{opening} ({said}difference {numbers} on {change.n:,} examples that no phase saw)."
 
 

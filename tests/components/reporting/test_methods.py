@@ -6,7 +6,11 @@ from itertools import pairwise
 import pytest
 
 from components.common.curriculum import MAIN
+from components.common.records import RunRecords
+from components.reporting.comparisons import compare
 from components.reporting.report import write_report
+from components.reporting.results import load_results
+from components.reporting.verdict import verdict
 
 PAIRS = {"method": "dpo", "data": [{"path": "lab://preferences?count=500"}]}
 PROMPTS = {"name": "rl", "method": "grpo", "steps": 8, "data": [{"path": "lab://instructions?families=pipeline"}]}
@@ -44,6 +48,8 @@ def test_every_phase_is_beside_the_one_before_it(finished):
         assert change["difference"] == pytest.approx(change["after"] - change["before"])
         assert change["low"] <= change["difference"] <= change["high"]
         assert (change["n"], change["seeds"]) == (EXAMPLES, 1)
+    assert all(0 <= change["p"] <= 1 for change in whole)
+    assert {change["p"] for change in summary["changes"] if change not in whole} == {None}
     assert {change["metric"] for change in summary["changes"]} == {
         "verifiable.accuracy", "verifiable.unseen_wording.accuracy",
     }  # fmt: skip
@@ -52,17 +58,17 @@ def test_every_phase_is_beside_the_one_before_it(finished):
 def test_the_verdict_says_what_the_later_phases_changed(finished):
     summary, _, _ = finished
     dpo, rl = (change for change in summary["changes"] if change["index"] > 3 and "unseen" not in change["metric"])
-    sentence = f"Rl (grpo): held-out accuracy {100 * rl['before']:.1f}% before, 62.0% after (difference "
+    sentence = f"Rl (GRPO): held-out accuracy {100 * rl['before']:.1f}% before, 62.0% after (difference "
     assert sentence in summary["verdict"]
     assert f"[{100 * rl['low']:.1f}, {100 * rl['high']:.1f}] on 300 examples that no phase saw)" in summary["verdict"]
-    assert f"Dpo: held-out accuracy {100 * dpo['before']:.1f}% before" in summary["verdict"]
+    assert f"DPO: held-out accuracy {100 * dpo['before']:.1f}% before" in summary["verdict"]
     assert "Tier-1" not in summary["verdict"]
 
 
 def test_an_interval_that_holds_zero_shows_no_difference(tmp_path, runs):
     spec = runs.spec_of(curriculum={"then": [PROMPTS]}, controls=[])
-    records = runs.build_run(tmp_path, spec=spec, final={MAIN: 0.17})
-    assert "after (no difference shown, difference" in write_report(records, tmp_path / "out")["verdict"]
+    results = load_results(runs.build_run(tmp_path, spec=spec, final={MAIN: 0.17}))
+    assert "after (no difference shown, difference" in verdict(results, compare(results))
 
 
 def test_data_of_the_phases_own_are_in_the_report(finished):
@@ -79,8 +85,9 @@ def test_data_of_the_phases_own_are_in_the_report(finished):
 
 def test_a_missing_preparation_is_named(tmp_path, runs):
     spec = runs.spec_of(curriculum={"then": [PAIRS]}, controls=[])
-    records = runs.build_run(tmp_path, spec=spec, missing={"prepare.main.4.s17"})
-    assert write_report(records, tmp_path / "out")["missing"] == ["prepare.main.4.s17"]
+    results = load_results(runs.build_run(tmp_path, spec=spec, missing={"prepare.main.4.s17"}))
+    assert results.missing == ("prepare.main.4.s17",)
+    assert "prepare.main.4.s17 is missing" in verdict(results, compare(results))
 
 
 def test_rollouts_and_pairs_are_shown_and_escaped(finished):
@@ -94,10 +101,8 @@ def test_rollouts_and_pairs_are_shown_and_escaped(finished):
 
 
 def test_each_method_has_its_own_panel(finished, runs, tmp_path):
-    from components.common.records import RunRecords
     from components.reporting.learning_plot import learning_figure
     from components.reporting.plot_style import WIDE, drawing
-    from components.reporting.results import load_results
 
     _, _, out = finished
     records = RunRecords(out.parent / "store", json.loads((out / "summary.json").read_text())["run"])
@@ -112,7 +117,7 @@ def test_each_method_has_its_own_panel(finished, runs, tmp_path):
 
 def test_several_seeds(tmp_path, runs):
     spec = runs.spec_of(curriculum={"then": [PAIRS]}, controls=[], seeds=[1, 2])
-    summary = write_report(runs.build_run(tmp_path, spec=spec), tmp_path / "out")
-    change = next(change for change in summary["changes"] if change["phase"] == "dpo")
-    assert (change["seeds"], change["n"]) == (2, EXAMPLES)
-    assert change["low"] < change["difference"] < change["high"]
+    change = next(each for each in compare(load_results(runs.build_run(tmp_path, spec=spec))).changes if each.plan.data)
+    assert (change.plan.name, change.part, change.seeds, change.n) == ("dpo", "", 2, EXAMPLES)
+    assert change.comparison.low < change.comparison.difference < change.comparison.high
+    assert change.before.value < change.after.value
