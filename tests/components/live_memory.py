@@ -21,6 +21,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from components.common.curriculum import expand
+from components.common.memory import Batch, estimate, rows_of
+from components.common.model_shape import model_shape
 from components.common.models import load_tokenizer, model_folder
 from components.common.spec import ModelSpec, Spec
 from components.training import preferences, tokens
@@ -167,28 +169,24 @@ CASES: tuple[tuple[str, int, int, bool, dict[str, Any]], ...] = (
     ("42M", 4, 256, False, {"model": {"adapter": {"rank": 16}}, "compute": {"gradient_checkpointing": True}}),
     ("42M", 4, 256, False, {"model": {"adapter": {"rank": 16}, "dtype": "bfloat16"}}),
     ("42M", 2, 512, True, {"method": "dpo", "model": {"dtype": "bfloat16"}}),
-    ("28M, 2 kv heads", 4, 512, True, {}),
-    ("28M, 2 kv heads", 4, 512, True, {"settings": {"batching": "packed"}}),
-    ("28M, 2 kv heads", 4, 512, True, {"model": {"attention": "eager"}}),
-    ("28M, 2 kv heads", 4, 512, True, {"model": {"adapter": {"rank": 16}, "dtype": "bfloat16"}}),
+    ("27M, 2 kv heads", 4, 512, True, {}),
+    ("27M, 2 kv heads", 4, 512, True, {"settings": {"batching": "packed"}}),
+    ("27M, 2 kv heads", 4, 512, True, {"model": {"attention": "eager"}}),
+    ("27M, 2 kv heads", 4, 512, True, {"model": {"adapter": {"rank": 16}, "dtype": "bfloat16"}}),
 )
 """Of the table in docs/memory.md: model, examples of a step, tokens of the longest, uneven lengths, what else."""
 
 
 def main() -> None:
     """Print the table."""
-    from components.common.memory import Batch, estimate, rows_of
-    from components.common.model_shape import model_shape
-
     with tempfile.TemporaryDirectory() as scratch:
         folders = {
             "lab": model_folder("lab"),
             "42M": llama(Path(scratch) / "42M"),
-            "28M, 2 kv heads": llama(Path(scratch) / "28M", num_key_value_heads=2, vocab_size=4096),
+            "27M, 2 kv heads": llama(Path(scratch) / "27M", num_key_value_heads=2, vocab_size=4096),
         }
-        print(
-            "| model | batch | setting | measured, MB | estimate, MB | ratio |\n| --- | --- | --- | --- | --- | --- |"
-        )
+        print("| model | rows x tokens | setting | measured, MB | estimate, MB | ratio | ratio with weights |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
         for name, rows, length, uneven, more in CASES:
             spec = spec_of(folders[name], rows, length, **copy.deepcopy(more))
             seen = measured(spec, uneven)
@@ -196,15 +194,11 @@ def main() -> None:
             assert shape is not None
             passes = accumulation(settings.batch_size, 1, settings.micro_batch_size)
             batch = Batch(rows_of(settings, 1), length, passes, masked=uneven)
-            found, real = (
-                estimate(shape, spec.model, spec.compute, settings, batch).device,
-                seen["static"] + seen["step"],
-            )
+            found = estimate(shape, spec.model, spec.compute, settings, batch)
+            step, whole = found.gradients + found.activations, found.device / (seen["static"] + seen["step"])
             told = ", ".join([*(["uneven"] if uneven else []), *(f"{key} {value}" for key, value in _flat(more))])
-            size = f"{batch.rows} x {length}"
-            print(
-                f"| {name} | {size} | {told} | {real / 1e6:.1f} | {found / 1e6:.1f} | {found / real:.3f} |", flush=True
-            )
+            numbers = f"{seen['step'] / 1e6:.1f} | {step / 1e6:.1f} | {step / seen['step']:.3f} | {whole:.3f}"
+            print(f"| {name} | {batch.rows} x {length} | {told} | {numbers} |", flush=True)
 
 
 def _flat(more: dict[str, Any]) -> list[tuple[str, Any]]:
