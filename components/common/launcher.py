@@ -143,6 +143,7 @@ def session(logs: Path) -> Iterator[None]:
         path = Path(folder) / "socket"
         ray_folder = Path(folder) / "ray"
         added = {SESSION: str(path), FOLDER: str(ray_folder), "OMP_WAIT_POLICY": WAIT_POLICY, **environment()}
+        added["HF_HUB_DISABLE_TELEMETRY"] = os.environ.get("HF_HUB_DISABLE_TELEMETRY", "1")  # read when it is imported
         before = {name: os.environ.get(name) for name in added}
         os.environ.update(added)
         process = subprocess.Popen([sys.executable, "-m", SESSION_MODULE, str(path)], stdin=subprocess.PIPE)

@@ -230,6 +230,7 @@ def context_length(folder: Path) -> int:
 def quiet() -> None:
     """Keep the libraries' progress bars and advice off the user's screen; errors still show."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report to the hub when they are made
     from transformers.utils import logging
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries to each other

@@ -62,6 +62,7 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
         shutil.move(scratch / "optimizer", out / "optimizer")
     shutil.rmtree(scratch)
     loop = metrics["loop_seconds"]
+    metrics["extra"].pop("rollouts", None)  # they lie in a file of their own
     told = ("steps", "learning", "batching", "best", "selected", "rollbacks", "resumed_at", "checkpoint_seconds")
     return {
         **data["counts"],

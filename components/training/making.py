@@ -85,11 +85,11 @@ class PhaseMaker:
     def _make_optimizer(self, folder: Path) -> dict[str, Any]:
         made = self._aside
         if made is None:  # the phase was found, made without its optimizer: equal keys train equally
-            self._fit(folder, None)
-            shutil.rmtree(folder / "model")
-            made = folder / "optimizer"
+            again = folder / "again"
+            again.mkdir()
+            self._fit(again, None)
+            made = again / "optimizer"
         for file in sorted(made.iterdir()):
             file.rename(folder / file.name)
-        if made.parent == folder:
-            made.rmdir()
+        shutil.rmtree(folder / "again", ignore_errors=True)
         return {"phase": self._key}
