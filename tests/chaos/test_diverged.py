@@ -15,7 +15,7 @@ pytestmark = pytest.mark.proof
 SAID = re.compile(
     r"error: train main 2 \(exploding\): the (training loss|gradient's norm) is (nan|inf) at step (\d+) "
     r"\(learning rate 0\.001\); the batch's examples: ([0-9a-f, ]+)\n"
-    r"remedy: lower `learning_rate` of the phase, .* `on_divergence: rollback\(0\.5\)`"
+    r"remedy: lower .*`learning_rate`.* `on_divergence: rollback\(0\.5\)`"
 )
 
 

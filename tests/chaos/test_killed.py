@@ -13,7 +13,7 @@ STEP = 10
 """Checkpoints of this step or a later one are there when the fault comes."""
 
 
-@pytest.mark.parametrize("method", ["sft"])
+@pytest.mark.parametrize("method", ["sft", "grpo"])
 def test_a_worker_is_killed(ready, calm, method):
     """The only worker is a child of the session; its step fails and says so."""
     place = ready(method)
@@ -27,7 +27,7 @@ def test_a_worker_is_killed(ready, calm, method):
     assert place.weights() == calm(method).weights()
 
 
-@pytest.mark.parametrize("method", ["sft"])
+@pytest.mark.parametrize("method", ["sft", "grpo"])
 def test_one_of_two_workers_is_killed(ready, calm, method):
     """Ray starts the group again, which goes on from the last checkpoint; the user has nothing to do."""
     place = ready(method, 2)
@@ -42,7 +42,7 @@ def test_one_of_two_workers_is_killed(ready, calm, method):
     assert place.weights() == calm(method, 2).weights()
 
 
-@pytest.mark.parametrize("method", ["sft"])
+@pytest.mark.parametrize("method", ["sft", "grpo"])
 def test_the_driver_is_killed(ready, calm, method):
     place = ready(method)
     process = place.start()
@@ -68,7 +68,7 @@ def test_everything_is_killed_at_once(ready, calm):
 
 def test_ray_is_killed(ready, calm):
     place = ready("sft", 2)
-    process = place.start()
+    process = place.start(RAY_gcs_rpc_server_reconnect_timeout_s="5")  # a minute as Ray has it
     step = place.until_step(process, STEP)
     ray = place.named("raylet/raylet", "gcs_server")
     assert len(ray) == 2

@@ -5,6 +5,7 @@ The first phase is too short for a checkpoint of step 10: whatever comes after o
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 
@@ -19,6 +20,7 @@ def server():
     import boto3
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

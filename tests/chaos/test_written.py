@@ -74,8 +74,8 @@ def test_the_disk_is_full(ready, calm, small_disk):
             except OSError:  # full; what the run frees is taken too
                 time.sleep(0.01)
     _, err = place.ended(process, 1)
-    assert err.count("error:") == 1
-    assert "full" in err
+    assert [line.partition(" ")[0] for line in err.splitlines()] == ["error:", "remedy:"]
+    assert "is full" in err
     assert "free some space" in err
     assert len(place.weights()) == 1
     assert list(place.store.glob(".staging/*")) == []
