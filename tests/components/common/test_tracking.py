@@ -17,13 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from components.common.curriculum import expand
 from components.common.errors import UserError
-from components.common.examples import write_rows
 from components.common.records import RunInfo, RunRecords, StepRecord, step_name
 from components.common.spec import Spec, TrackingSpec
 from components.common.tracking import (
@@ -145,7 +142,7 @@ def record(curriculum: str, index: int, name: str, tiers: list[int], seed: int =
         "method": "sft",
         "parent_key": "base",
         "tiers": tiers,
-        "tier": tiers[0] if tiers else None,
+        "tier": tiers[0],
         "examples": 36,
         "tokens": 4000,
         "steps": steps,
@@ -415,64 +412,6 @@ def test_long_curves_and_odd_values_arrive(folder: Path) -> None:
     assert len(phase.data.params) == 120
     assert len(phase.data.params["setting_0"]) == 6000
     assert phase.data.metrics["loss.nats per token ___"] == 1.0
-
-
-def of_method(folder: Path, index: int, method: str, points: list[dict[str, float]]) -> StepRecord:
-    """A phase of a method with data of its own, whose entry lies in the folder."""
-    made = record("main", index, method, [])
-    made.info |= {"method": method, "tier": None, "learning": points}
-    made.uri = str(folder / "store" / "phases" / made.key)
-    Path(made.uri).mkdir(parents=True)
-    return made
-
-
-def test_what_dpo_and_grpo_count_and_show_arrives(folder: Path) -> None:
-    then = [{"method": "dpo", "data": [{"path": "pairs"}]}, {"method": "grpo", "data": [{"path": "prompts"}]}]
-    info = opened(run_info(controls=[], curriculum={"then": then}))
-    records = write_records(info, folder)
-    (point,) = learning(1)
-    dpo = of_method(folder, 3, "dpo", [{**point, "rewards/margins": 0.25, "rewards/accuracies": 0.75}])
-    rewards = {"reward": 0.5, "rewards/my.module:f/mean": 0.5, "frac_reward_zero_std": 0.125, "kl": 0.01}
-    grpo = of_method(folder, 4, "grpo", [{**point, **rewards, "completions/mean_length": 7.5}])
-    turns = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "two"}]
-    write_rows(Path(dpo.uri) / "pairs.parquet", [{"id": "a", "messages": turns, "rejected": "three"}])
-    sampled = [{"step": 1, "prompt": "1+1?", "completion": "<b>2", "rewards": {"exact": 1.0}, "advantage": 0.5}]
-    pq.write_table(pa.Table.from_pylist(sampled), Path(grpo.uri) / "rollouts.parquet")
-    for made, number in ((dpo, 3), (grpo, 4)):
-        records.write(made)
-        prepared = {"ledger": LEDGER, "sources": [{"path": f"source-{number}"}], "name": made.info["name"]}
-        step = step_name("prepare", "main", number, 17)
-        records.write(StepRecord(step, "prepared", f"own-{number}", f"/own/{number}", False, 1, 0, prepared))
-    assert sync(info, records, None, [])
-    runs, client = by_name(info), connect(info.mlflow["uri"])
-    first, second = runs["main/3 dpo"], runs["main/4 grpo"]
-    assert first.data.metrics["train/rewards/margins"] == 0.25
-    assert first.data.metrics["train/rewards/accuracies"] == 0.75
-    assert curve(info, second, "train/groups_all_equal") == [(1, 1893553501125, 0.125)]
-    assert curve(info, second, "train/completions/mean_length") == [(1, 1893553501125, 7.5)]
-    assert second.data.metrics["train/rewards/my.module:f/mean"] == 0.5
-    assert not {"train/step", "train/time"} & set(second.data.metrics)
-    assert [item.dataset.name for item in second.inputs.dataset_inputs] == ["data of grpo"]
-    assert {item.dataset.name for item in runs["study"].inputs.dataset_inputs} == {
-        "lab://instructions", "source-3", "source-4",
-    }  # fmt: skip
-    assert runs["study"].data.metrics["data.dpo.held_out"] == 8
-
-    def table(run: Any, name: str) -> dict[str, Any]:
-        shown = json.loads(run.data.tags["mlflow.loggedArtifacts"])
-        assert shown == [{"path": f"{name}.json", "type": "table"}]
-        read = client.load_table(run.info.experiment_id, f"{name}.json", run_ids=[run.info.run_id])
-        return {column: list(read[column]) for column in read.columns}
-
-    assert table(first, "pairs") == {"prompt": ["1+1?"], "chosen": ["two"], "rejected": ["three"]}
-    expected = {"step": [1], "prompt": ["1+1?"], "completion": ["<b>2"], "reward exact": [1.0], "advantage": [0.5]}
-    assert table(second, "rollouts") == expected
-    before = contents(folder)
-    grpo.info["steps"] = 5  # the record has changed, so all of it is sent again
-    records.write(grpo)
-    assert sync(info, records, None, [])
-    assert table(by_name(info)["main/4 grpo"], "rollouts") == expected
-    assert contents(folder)["metrics"] == before["metrics"] + 1
 
 
 def test_live_metrics_are_not_sent_twice_and_a_retry_continues(folder: Path) -> None:
