@@ -146,5 +146,6 @@ def refuse_long_prompts(encoded: Sequence[tuple[str, Encoded]], limit: int) -> N
     if bad:
         raise DataError(
             f"{len(bad)} example(s) have a prompt that fills the whole context of {limit} tokens, e.g. {bad[0]}",
-            "shorten or remove them, raise `max_length` of the phase (or `curriculum.sft.max_length`), or take a model with a longer context",
+            "shorten or remove them, raise `max_length` (`curriculum.sft.max_length`, or the phase's), or take a model "
+            "with a longer context",
         )

@@ -70,7 +70,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: JSON values: `model` (folder), `model_spec`, `held_out` (file), `evaluation` (an EvaluationSpec's
-            values), `without_selection`, `max_length`, `seed` (of the data), `bootstrap_seed`, `gpus`, `threads`, `label`, `out`.
+            values), `without_selection`, `max_length`, `seed` (of the data), `bootstrap_seed`, `gpus`, `threads`,
+            `label`, `out`.
 
     Returns:
         `metrics` ({name: value}), `examples` (number), `ordinary` (those without a slice), `verifiable` (of these, the

@@ -20,6 +20,8 @@ from components.training.tokens import wanted
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Prompt = tuple[tuple[str, str], ...]
+
 
 def make_pairs(
     job: dict[str, Any],
@@ -65,8 +67,23 @@ def make_pairs(
         seed_for(job["training_seed"], "preference pairs"),
         progress.update,
     )
-    replies = dict(zip(prompts, sampled, strict=True))
-    counts: Counter[str] = Counter({"examples": len(examples), "prompts": len(prompts)})
+    told, pairs = _paired(examples, verifiers, dict(zip(prompts, sampled, strict=True)))
+    told["pairs"] = write_rows(out, (pair.to_row() for pair in pairs))
+    if not pairs:
+        raise DataError(
+            f"no preference pair could be made of {len(examples)} example(s): the verifier accepted all replies to "
+            f"{told['all_accepted']} and none to {told['none_accepted']}",
+            "raise `generate.samples` or `generate.temperature`, or take prompts that the model answers rightly now "
+            "and then",
+        )
+    return told
+
+
+def _paired(
+    examples: Sequence[Example], verifiers: Sequence[str], replies: Mapping[Prompt, Sequence[str]]
+) -> tuple[dict[str, int], list[Example]]:
+    """The pairs that replies give, and counts of what became of the examples."""
+    counts: Counter[str] = Counter({"examples": len(examples), "prompts": len(replies)})
     pairs: list[Example] = []
     for example, verifier in zip(examples, verifiers, strict=True):
         given = replies[example.prompt]
@@ -77,17 +94,8 @@ def make_pairs(
             continue
         good, bad = given[accepted.index(True)], given[accepted.index(False)]
         pairs.append(replace(example, messages=(*example.prompt, ("assistant", good)), rejected=bad))
-    counts["pairs"] = write_rows(out, (pair.to_row() for pair in pairs))
-    names = ("examples", "prompts", "replies", "accepted", "all_accepted", "none_accepted", "pairs")
-    told = {name: counts[name] for name in names}
-    if not pairs:
-        raise DataError(
-            f"no preference pair could be made of {len(examples)} example(s): the verifier accepted all replies to "
-            f"{told['all_accepted']} and none to {told['none_accepted']}",
-            "raise `generate.samples` or `generate.temperature`, or take prompts that the model answers rightly now "
-            "and then",
-        )
-    return told
+    names = ("examples", "prompts", "replies", "accepted", "all_accepted", "none_accepted")
+    return {name: counts[name] for name in names}, pairs
 
 
 def _verifiers(examples: Sequence[Example], named: str | None) -> list[str]:

