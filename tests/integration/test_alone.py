@@ -71,6 +71,17 @@ def test_the_stages_one_after_another_are_a_run(lab):
     assert json.loads((lab.folder / "end" / "metrics.json").read_text())["metrics"]["loss.nats_per_token"] > 0
 
 
+def test_a_phase_of_another_method_trains_alone(lab):
+    lab.run("score", "lab://preferences?count=80", "--method", "column", "--out", "pairs")
+    settings = ["--set", "learning_rate=1e-4", "--set", "batch_size=16"]
+    out = lab.run("train", "pairs/scores.parquet", "--method", "dpo", *settings, "--out", "preferred").stdout
+    assert "steps, " in out
+    phase = json.loads((lab.folder / "preferred" / "phase.json").read_text())
+    assert (phase["method"], phase["settings"]["loss"], phase["settings"]["batch_size"]) == ("dpo", "sigmoid_norm", 16)
+    assert phase["steps"] == -(-phase["examples"] // 16)
+    assert (lab.folder / "preferred" / "model" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("method", ["ifd", pytest.param("loss", marks=pytest.mark.proof)])
 def test_a_model_scores(lab, method):
     (data,) = (lab.folder / "lab").glob("instructions*.jsonl")

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from components.common.errors import UserError
+from components.common.errors import SpecError, UserError
 from components.common.spec import Spec
-from pipelines.alone import _scored, whole_folder
+from pipelines.alone import _scored, train_alone, whole_folder
 from pipelines.compute_check import check_compute
 from pipelines.plan_page import resolved_yaml
 
@@ -70,3 +71,18 @@ def test_the_plan_shows_no_password():
     shown = resolved_yaml(spec(tracking={"uri": "http://ann:hunter2@mlflow:5000"}))
     assert "hunter2" not in shown
     assert "http://***@mlflow:5000" in shown
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "message"),
+    [
+        ([], "rlhf", "--method 'rlhf' is not known"),
+        (["samples=4"], "dpo", "samples"),
+        (["select=best(loss)"], "grpo", "no held-out part to select a checkpoint on"),
+    ],
+)
+def test_a_phase_alone_that_cannot_be_is_refused_before_any_work(tmp_path, settings, method, message):
+    (tmp_path / "tier-1.parquet").touch()
+    with pytest.raises(SpecError, match=message):
+        train_alone([tmp_path / "tier-1.parquet"], "lab", settings, {}, 1, tmp_path / "out", Console(), method)
+    assert not (tmp_path / "out").exists()

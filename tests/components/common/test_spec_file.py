@@ -265,6 +265,19 @@ def test_inputs_are_relative_to_the_spec_and_outputs_to_the_working_directory(tm
     assert spec.store == str(tmp_path / "elsewhere" / "out" / "store")
 
 
+def test_data_of_phases_are_relative_to_the_spec_too(tmp_path):
+    (tmp_path / "pairs.jsonl").touch()
+    then = "{method: dpo, data: [{path: pairs.jsonl}, {path: 's3://bucket/pairs.jsonl'}]}"
+    text = f"name: x\ndata: {{train: [{{path: pairs.jsonl}}]}}\ncurriculum: {{then: [{then}]}}\n"
+    (tmp_path / "spec.yaml").write_text(text)
+    (phase,) = load_spec(tmp_path / "spec.yaml").curriculum.then
+    assert [source.path for source in phase.data] == [str(tmp_path / "pairs.jsonl"), "s3://bucket/pairs.jsonl"]
+    phases = text.replace("then: [", "phases: [").replace("}\n", ", order: ascending}\n", 0) + "controls: []\n"
+    (tmp_path / "spec.yaml").write_text(phases)
+    (phase,) = load_spec(tmp_path / "spec.yaml").curriculum.phases
+    assert phase.data[0].path == str(tmp_path / "pairs.jsonl")
+
+
 @pytest.mark.parametrize(
     "path", ["s3://bucket/a.jsonl", "hf://org/data?split=test", "lab://instructions?count=3", "org/data"]
 )
