@@ -74,6 +74,11 @@ def here() -> str:
     return digest(where)[:8] if where["boot"] else ""
 
 
+def ended(pid: int) -> bool:
+    """Whether a process of `here` is no more; one that nobody has waited for counts as ended."""
+    return not _began(pid)
+
+
 def _began(pid: int) -> str:
     """The clock tick at which a living process of this machine began; empty where it is no more."""
     with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.errors import Damaged, UserError
-from components.common.lease import Lease, here
+from components.common.lease import Lease, ended, here
 from components.common.objects import FULL, Objects, open_objects
 from components.common.progress import say
 from components.common.store_entries import KINDS, MANIFEST, STAGING, Entries, Kind, Manifest
@@ -167,9 +167,10 @@ class Store:
         stale = []
         for folder in sorted((self.root / STAGING).glob("*")):
             boot, owner = ([*folder.name.split("-"), "", "", ""])[2:4]
-            if owner.isdecimal() and psutil.pid_exists(int(owner)):
+            # Of a process of another machine nobody here can tell.
+            dead = owner.isdecimal() and bool(boot) and boot == here() and ended(int(owner))
+            if owner.isdecimal() and not dead and psutil.pid_exists(int(owner)):
                 continue
-            dead = owner.isdecimal() and bool(boot) and boot == here()  # of another machine nobody here can tell
             with contextlib.suppress(FileNotFoundError):
                 if dead or time.time() - folder.stat().st_mtime > older_than:
                     stale.append(folder)

@@ -242,6 +242,14 @@ def test_clearing_spares_what_is_young_or_has_a_living_maker(store):
         assert sorted(item.name for item in folder.parent.iterdir()) == sorted([folder.name, young.name])
 
 
+def test_clearing_takes_a_maker_for_ended_that_nobody_has_waited_for(store):
+    maker = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, maker.pid, os.WEXITED | os.WNOWAIT)
+    (store.root / ".staging" / f"phases-{KEY[:12]}-{here()}-{maker.pid}-abcdef12").mkdir(parents=True)
+    assert store.clear_staging() == 1
+    maker.wait()
+
+
 def test_a_file_that_the_maker_calls_manifest_does_not_pass_for_ours(store):
     with store.make("phases", KEY, {"a": 1}) as folder:
         (folder / MANIFEST).write_text("{}")
