@@ -119,7 +119,7 @@ class Place:
     def nothing_unfinished(self) -> None:
         """No staging folder and no checkpoint, whole or in parts, is left in the store."""
         assert list(self.folder.rglob(".staging/*")) == []
-        assert self.names("checkpoints") == []
+        assert self.names("checkpoints") == [], self.checkpoints()
 
     def processes(self) -> list[psutil.Process]:
         """The processes of this place's runs, orphans too."""
