@@ -80,11 +80,16 @@ def _kfp_name(name: str) -> str:
 
 
 def cluster_info(spec: Spec) -> RunInfo:
-    """What a run of the compiled pipeline is: nothing of this machine, and an id that KFP fills in for each run."""
+    """What a run of the compiled pipeline is: nothing of this machine, and an id that KFP fills in for each run.
+
+    Every task holds it, so the spec's defaults are left out: the image that runs a task is of the version that
+    compiled it.
+    """
     from kfp import dsl
 
-    values = spec.model_dump(mode="json")
-    values["tracking"]["uri"] = redact(spec.tracking.uri)
+    values = spec.model_dump(mode="json", exclude_defaults=True)
+    if "uri" in values.get("tracking", {}):
+        values["tracking"]["uri"] = redact(spec.tracking.uri)
     return RunInfo(
         run=f"{spec.name}-{dsl.PIPELINE_JOB_ID_PLACEHOLDER}",
         name=spec.name,

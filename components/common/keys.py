@@ -106,6 +106,8 @@ def phase_key(
     settings, compute = plan.settings.model_dump(mode="json"), spec.compute
     for name in ("epochs", "steps"):  # the sequence holds them
         settings.pop(name, None)
+    if settings["select"] == "last":
+        del settings["select_every"]
     adapter = spec.model.adapter
     if adapter is None:
         del settings["adapter"]

@@ -52,7 +52,7 @@ def launch(target: str, **arguments: Any) -> tuple[Any, float]:
         kind, message, remedy = answer["user_error"]
         raise getattr(errors, kind, errors.UserError)(message, remedy)
     if "interrupted" in answer:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt if answer["interrupted"] == 130 else SystemExit(answer["interrupted"])
     if "error" in answer:
         raise StepFailed(answer["error"] + "\n" + answer.get("traceback", ""))
     return answer["result"], float(answer["started"])
@@ -94,7 +94,7 @@ def _exchange(path: str, request: dict[str, Any], descriptors: list[int], stoppa
             try:
                 while part := connection.recv(1 << 16):
                     parts.append(part)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 if stoppable:
                     connection.settimeout(STOPPING)
                     with suppress(OSError):  # the session may be gone

@@ -67,7 +67,11 @@ def call(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
         # Through JSON also where nothing is sent, so that a caller gets the same in every place.
         return {"result": json.loads(json.dumps(function(**arguments))), "started": started}
     except KeyboardInterrupt:
-        return {"interrupted": True}
+        return {"interrupted": 130}
+    except SystemExit as stop:
+        if stop.code != 143:
+            return {"error": f"the work ended itself with code {stop.code}", "traceback": traceback.format_exc()}
+        return {"interrupted": 143}
     except BaseException as error:
         known = mendable(error)
         if known is not None:
@@ -149,7 +153,8 @@ class Session:
             return
         try:
             die_with_parent()
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            for heard in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(heard, signal.SIG_DFL)
             self._listener.close()
             for number, descriptor in zip((1, 2), descriptors, strict=False):
                 os.dup2(descriptor, number)
@@ -256,6 +261,8 @@ def _host_ray(writer: int) -> None:
 
 if __name__ == "__main__":
     # A Ctrl-C reaches the whole terminal group; the session ends by its pipe, after its children have been told.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # So does a SIGTERM to a whole group or control group.
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
     adopt_orphans()
     Session(Path(sys.argv[1])).serve()

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from components.common.spec_base import Fraction, Source, Strict, Tier
-from components.common.spec_phases import CurriculumSpec
+from components.common.spec_phases import CurriculumSpec, GrpoSettings, PhaseSpec, Settings, SftSettings
 
 
 class AdapterSpec(Strict):
@@ -256,36 +256,50 @@ class Spec(Strict):
     def _phases_follow(self) -> Self:
         """What a phase needs of the one before it, and of the workers."""
         curriculum = self.curriculum
-        phases = [*(curriculum.phases or []), *curriculum.then]
-        before = "sft" if curriculum.phases is None else None
-        for phase in phases:
+        tiers = [PhaseSpec(tiers=[tier]) for tier in range(1, self.splitting.tiers + 1)]
+        before: Settings | None = None
+        for phase in [*(curriculum.phases or tiers), *curriculum.then]:
             settings = phase.resolved(curriculum.shared(phase.method))
             if before is None and phase.carry is None:
                 settings = settings.model_copy(update={"carry": "none"})  # the first phase has nothing to carry over
-            if settings.carry == "optimizer" and phase.method != before:
-                raise ValueError(
-                    f"a {phase.method} phase cannot carry the optimizer of {'nothing' if before is None else before}: "
-                    "phases that carry on from each other have one method, and the first one carries nothing"
-                )
-            if settings.carry == "optimizer" and (phase.data or phase.method == "grpo" or phase.generate is not None):
-                raise ValueError(
-                    "`carry: optimizer` shares one schedule, whose length only phases on tiers of method sft can tell"
-                )
-            if settings.carry == "optimizer" and self.model.adapter is not None and settings.adapter != "continue":
-                raise ValueError("`carry: optimizer` needs `adapter: continue`: another adapter has other weights")
-            if settings.select != "last" and self.compute.strategy != "ddp":
-                raise ValueError(
-                    f"`select: {settings.select}` measures a whole model: it needs `compute.strategy: ddp`"
-                )
-            quantized = self.model.adapter is not None and self.model.adapter.quantize != "none"
-            if quantized and settings.adapter == "merge":
-                raise ValueError(
-                    "`adapter: merge` cannot merge into weights of four bits: use `continue`, or no quantize"
-                )
-            if phase.method == "grpo" and settings.batch_size % self.compute.most_workers:
-                raise ValueError(
-                    f"a grpo phase has {settings.batch_size} prompts in a step, which {self.compute.most_workers} "
-                    "workers cannot share evenly: make `batch_size` a multiple of `compute.workers`"
-                )
-            before = phase.method
+            if settings.carry == "optimizer":
+                self._carries(phase, settings, before)
+            self._can_be_trained(phase, settings)
+            before = settings
         return self
+
+    def _carries(self, phase: PhaseSpec, settings: Settings, before: Settings | None) -> None:
+        if not isinstance(settings, SftSettings) or phase.data or not isinstance(before, SftSettings):
+            raise ValueError(
+                "`carry: optimizer` shares one schedule, whose length only phases on tiers can tell: it belongs to an "
+                "sft phase on tiers, behind another one"
+            )
+        if before.select != "last":
+            raise ValueError("`carry: optimizer` goes on from the parent's last step, and the parent leaves its best")
+        if self.model.adapter is not None and settings.adapter != "continue":
+            raise ValueError("`carry: optimizer` needs `adapter: continue`: another adapter has other weights")
+        if self.compute.strategy != "ddp":
+            raise ValueError("`carry: optimizer` needs `compute.strategy: ddp`: a spread optimizer is not kept")
+
+    def _can_be_trained(self, phase: PhaseSpec, settings: Settings) -> None:
+        compute, adapter = self.compute, self.model.adapter
+        if settings.select != "last" and compute.strategy != "ddp":
+            raise ValueError(f"`select: {settings.select}` measures a whole model: it needs `compute.strategy: ddp`")
+        if settings.on_divergence != "fail" and compute.strategy == "deepspeed_zero3":
+            raise ValueError("`on_divergence: rollback` needs checkpoints, and deepspeed_zero3 keeps none in a phase")
+        if adapter is not None and adapter.quantize != "none" and settings.adapter == "merge":
+            raise ValueError("`adapter: merge` cannot merge into weights of four bits: use `continue`, or no quantize")
+        if not isinstance(settings, GrpoSettings):
+            return
+        counts = range(compute.least_workers, compute.most_workers + 1)
+        uneven = [count for count in counts if settings.batch_size % count]
+        if uneven:
+            raise ValueError(
+                f"a grpo phase has {settings.batch_size} prompts in a step, which {uneven[0]} workers cannot share "
+                "evenly: make `batch_size` a multiple of `compute.workers`"
+            )
+        if settings.micro_batch_size is not None and settings.micro_batch_size < settings.samples:
+            raise ValueError(
+                f"`micro_batch_size` of a grpo phase counts completions, and {settings.micro_batch_size} do not hold "
+                f"one group of {settings.samples} `samples`"
+            )

@@ -31,6 +31,8 @@ def train(job: dict[str, Any], rank: int, workers: int) -> dict[str, Any]:
     """
     began, marks = time.monotonic(), {"worker": time.time()}
     progressed, resume = _state(job, rank)
+    if workers > 1:
+        _agree(progressed.step)
     model = trainable(Path(job["model"]), ModelSpec.model_validate(job["model_spec"]), job)
     if resume is not None:
         state.load_weights(model, resume / state.WEIGHTS)
@@ -62,7 +64,7 @@ def train(job: dict[str, Any], rank: int, workers: int) -> dict[str, Any]:
     whole = trainer.accelerator.get_state_dict(trainer.model) if job["compute"]["strategy"] != "ddp" else None
     if keeper is not None:
         keeper.wait()
-        _leave(job, trainer, keeper, tokenizer, whole)
+        _leave(job, trainer, keeper, tokenizer, whole, resume)
     return {
         "steps": batches.steps,
         "learning": curve.points,
@@ -89,9 +91,26 @@ def _state(job: dict[str, Any], rank: int) -> tuple[Progressed, Path | None]:
     shutil.rmtree(folder, ignore_errors=True)
     found = None if place is None else latest(place, folder)
     progressed = Progressed(seed=job["training_seed"]) if found is None else state.read(found[1])
-    progressed.lr_factor = min(progressed.lr_factor, float(job.get("lr_factor", 1.0)))
-    progressed.rollbacks = max(progressed.rollbacks, int(job.get("rollbacks", 0)))
+    # What this process has rolled back, or those before it: a further rollback counts on from there.
+    progressed.lr_factor = job["lr_factor"] = min(progressed.lr_factor, float(job.get("lr_factor", 1.0)))
+    progressed.rollbacks = job["rollbacks"] = max(progressed.rollbacks, int(job.get("rollbacks", 0)))
     return progressed, None if found is None else found[1]
+
+
+def _agree(step: int) -> None:
+    """See that all workers go on from the same step.
+
+    Raises:
+        RuntimeError: If one found another checkpoint than the others.
+    """
+    import torch
+    import torch.distributed
+
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    ends = torch.tensor([step, -step], device=device)
+    torch.distributed.all_reduce(ends, op=torch.distributed.ReduceOp.MAX)
+    if int(ends[0]) != -int(ends[1]):
+        raise RuntimeError(f"the workers found different checkpoints, of the steps {-int(ends[1])} to {int(ends[0])}")
 
 
 def _batches(job: dict[str, Any], rank: int, workers: int, start: int) -> StepBatches:
@@ -130,8 +149,7 @@ def _conduct(
         curve=curve,
         keeper=keeper,
         selection=None if rank else _selection(job, batches),
-        # DeepSpeed's state comes in pickles of its own, which are not kept: a fault costs the phase.
-        every=job["compute"]["checkpoint_every"] if strategy != "deepspeed_zero3" else batches.steps,
+        every=job["compute"]["checkpoint_every"],
         span=(before, whole),
         warmup=settings["warmup_ratio"],
         rank=rank,
@@ -139,6 +157,7 @@ def _conduct(
         resume=resume or (Path(job["carried"]) if job["carried"] else None),
         order_file=Path(notes) / f"rank-{rank}.jsonl" if notes else None,
         sharded=strategy == "fsdp",
+        saves=strategy != "deepspeed_zero3",  # whose state comes in pickles of its own: a fault costs the phase
     )
 
 
@@ -175,10 +194,18 @@ def _selection(job: dict[str, Any], batches: StepBatches) -> Selection | None:
     return Selection(lambda model: measure(job, model), settings["select"] == "best(loss)", every)
 
 
-def _leave(job: dict[str, Any], trainer: Any, keeper: Keeper, tokenizer: Any, whole: dict[str, Any] | None) -> None:
+def _leave(
+    job: dict[str, Any],
+    trainer: Any,
+    keeper: Keeper,
+    tokenizer: Any,
+    whole: dict[str, Any] | None,
+    resume: Path | None,
+) -> None:
     """Put what the phase leaves into `scratch/left`: a folder that `load_model` reads, and the optimizer if asked.
 
-    `whole` holds the weights of a model that is spread over the workers.
+    `whole` holds the weights of a model that is spread over the workers; `resume` the state that was found, which is
+    the last one where no step was left.
     """
     left = Path(job["scratch"]) / "left"
     shutil.rmtree(left, ignore_errors=True)
@@ -195,7 +222,10 @@ def _leave(job: dict[str, Any], trainer: Any, keeper: Keeper, tokenizer: Any, wh
 
         folder = Path(job["scratch"]) / "optimizer"
         folder.mkdir(exist_ok=True)
-        save_file(state.copied(state.optimizer_tensors(trainer.optimizer)), folder / state.OPTIMIZER)
+        if trainer.optimizer is None and resume is not None:
+            shutil.copy(resume / state.OPTIMIZER, folder / state.OPTIMIZER)
+        else:
+            save_file(state.copied(state.optimizer_tensors(trainer.optimizer)), folder / state.OPTIMIZER)
     spec = ModelSpec.model_validate(job["model_spec"])
     save_trained(model, left, spec, Path(job["model"]), job["plan"]["settings"]["adapter"], whole)
     tokenizer.save_pretrained(left)

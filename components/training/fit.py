@@ -12,11 +12,16 @@ from typing import Any
 
 from components.common.curriculum import PhasePlan, sequence, steps_of
 from components.common.errors import UserError
-from components.training.stopping import on_signals, watched
+from components.training.stopping import Stopped, asked, on_signals, watched
 from components.training.worker import train_worker
 
 FAILURES = 3
 """How often a group of workers starts again after one of them was lost; it goes on from the last checkpoint."""
+
+
+_PATIENCE = 6 * 3600
+"""Seconds that workers wait for each other: the first one alone measures what `select` compares. Lost ones are noticed
+otherwise, by Ray."""
 
 
 def fit(job: dict[str, Any]) -> dict[str, Any]:
@@ -41,6 +46,9 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
     from components.common.models import context_length, load_tokenizer, quiet
     from components.training.step import tier_ids
 
+    if job["compute"]["workers"] == 1 and job["gpus_per_worker"]:
+        # The trainer would spread one process over every GPU it sees, and the key says one.
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     quiet()
     out, plan = Path(job["out"]), PhasePlan.from_json(job["plan"])
     files = {int(tier): Path(path) for tier, path in job["tiers"].items()}
@@ -57,6 +65,8 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
         began = marks["data"] = time.time()
         span = job["span"] or [0, steps_of(plan.settings, len(data["rows"]))]
         data["file"] = str(scratch / "data.arrow")
+        if asked(scratch):
+            raise Stopped
         metrics = _run({**job, "span": span, "data": data, "scratch": str(scratch)})
     if job["keep_optimizer"]:
         shutil.move(scratch / "optimizer", out / "optimizer")
@@ -78,7 +88,7 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
 
 def _run(job: dict[str, Any]) -> dict[str, Any]:
     import ray.train
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     from components.common.launcher import connect_ray
 
@@ -88,12 +98,10 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # it prints the whole learning curve
     if not alone:
         connect_ray()
-    elif gpus:
-        # The trainer would spread one process over every GPU it sees, and the key says one.
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=job,
+        torch_config=TorchConfig(timeout_s=_PATIENCE),
         scaling_config=ray.train.ScalingConfig(
             num_workers=0 if alone else tuple(workers) if isinstance(workers, list) else workers,
             use_gpu=bool(gpus),

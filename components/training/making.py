@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from components.common.checkpoints import CheckpointPlace, clear
+from components.common.digests import digest_file
+from components.common.progress import say
 from components.common.step import Step
 from components.common.store import Entry
 
@@ -49,7 +51,6 @@ class PhaseMaker:
         self._key = key
         self._job = job
         self._about = about
-        self._aside: Path | None = None
 
     def find_or_make(self, with_optimizer: bool) -> tuple[Entry, bool]:
         """The phase's entry, and whether it was found.
@@ -58,38 +59,48 @@ class PhaseMaker:
             with_optimizer: Whether the optimizer's state must be in the store too, as an entry of its own: only the
                 next phase tells, so it is no part of the phase.
         """
-        try:
-            entry, reused = self._step.find_or_make("phases", self._key, self._make, lambda: clear(self._place()))
-            if with_optimizer:
-                self._step.find_or_make("optimizers", self._key, self._make_optimizer)
-        finally:
-            if self._aside is not None:
-                shutil.rmtree(self._aside, ignore_errors=True)
+        entry, reused = self._step.find_or_make("phases", self._key, self._make, lambda: clear(self._place()))
+        if with_optimizer and self._step.store.whole("optimizers", self._key) is None:
+            weights = self._step.store.files(entry)
+            self._step.find_or_make("optimizers", self._key, lambda folder: self._make_again(folder, weights))
         return entry, reused
 
     def _place(self) -> CheckpointPlace:
         token = 0 if self._step.lease is None else self._step.lease.token
         return CheckpointPlace(self._step.info.store, self._key, token)
 
-    def _fit(self, folder: Path, checkpoints: CheckpointPlace | None) -> dict[str, Any]:
-        job = {**self._job(), "out": str(folder), "checkpoints": None if checkpoints is None else asdict(checkpoints)}
+    def _fit(self, folder: Path) -> dict[str, Any]:
+        job = {**self._job(), "out": str(folder), "checkpoints": asdict(self._place())}
         result: dict[str, Any] = self._step.heavy("components.training.fit:fit", job=job)
         return result
 
     def _make(self, folder: Path) -> dict[str, Any]:
-        result = self._fit(folder, self._place())
+        result = self._fit(folder)
         if (folder / "optimizer").is_dir():
-            self._aside = (folder / "optimizer").rename(folder.with_name(f"{folder.name}-optimizer"))
+            # Before the phase itself: once that is there, nobody would train it again for its optimizer's sake.
+            with self._step.store.make("optimizers", self._key, {"phase": self._key}) as place:
+                _empty(folder / "optimizer", place)
         return {**{name: result[name] for name in RESULTS}, **self._about}
 
-    def _make_optimizer(self, folder: Path) -> dict[str, Any]:
-        made = self._aside
-        if made is None:  # the phase was found, made without its optimizer: equal keys train equally
-            again = folder / "again"
-            again.mkdir()
-            self._fit(again, None)
-            made = again / "optimizer"
-        for file in sorted(made.iterdir()):
-            file.rename(folder / file.name)
-        shutil.rmtree(folder / "again", ignore_errors=True)
+    def _make_again(self, folder: Path, weights: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Train a phase that was made without its optimizer: equal keys train equally."""
+        again = folder / "again"
+        again.mkdir()
+        self._fit(again)
+        changed = [
+            name
+            for name, file in weights.items()
+            if name.endswith(".safetensors") and digest_file(again / name) != file["sha256"]
+        ]
+        if changed:  # as a GPU's kernels may: the carried moments are then those of weights that differ by rounding
+            say(warning=f"the phase {self._key[:12]}, trained again for its optimizer, came out with other weights")
+        _empty(again / "optimizer", folder)
+        shutil.rmtree(again)
+        clear(self._place())
         return {"phase": self._key}
+
+
+def _empty(source: Path, target: Path) -> None:
+    for file in sorted(source.iterdir()):
+        shutil.move(file, target / file.name)
+    source.rmdir()

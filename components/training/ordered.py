@@ -46,6 +46,7 @@ class Conduct:
         resume: A folder with the optimizer's state to start from, or None.
         order_file: Where to note the rows that are really read, or None.
         sharded: Whether the model is spread over the workers, so that its state takes all of them.
+        saves: Whether checkpoints are taken.
     """
 
     def __init__(
@@ -63,12 +64,13 @@ class Conduct:
         resume: Path | None,
         order_file: Path | None = None,
         sharded: bool = False,
+        saves: bool = True,
     ) -> None:
         self.batches, self.progressed, self.curve = batches, progressed, curve
         self.keeper, self.selection = keeper, selection
         self.every, self.span, self.warmup, self.rank = every, span, warmup, rank
         self.scratch, self.resume, self.order_file = scratch, resume, order_file
-        self.sharded = sharded
+        self.sharded, self.saves = sharded, saves
         self.began = time.monotonic()
 
     def after_step(self, step: int, model: Any, optimizer: Any, extra: dict[str, Any]) -> None:
@@ -83,8 +85,9 @@ class Conduct:
         progressed.step = step
         if self.selection is not None and self.keeper is not None and self.selection.due(step, steps):
             self.selection.compare(model, progressed, self.keeper)
-        stop = self._asked(model)
-        if stop or (step % self.every == 0 and step < steps):
+        # A sharded state of the last step could not be taken up again, as there would be nothing left to train.
+        stop = self._asked(model) and not (self.sharded and step == steps)
+        if self.saves and (stop or (step % self.every == 0 and step < steps)):
             self._save(model, optimizer, extra)
         if stop:
             if self.keeper is not None:
@@ -185,7 +188,8 @@ class OrderedTrainer:
         it.lr_scheduler = get_scheduler(
             "constant_with_warmup" if name == "constant" and conduct.warmup else name,
             optimizer=own,
-            num_warmup_steps=math.ceil(whole * conduct.warmup),
+            # The first step of a warm-up has a rate of 0: a schedule of one step has none.
+            num_warmup_steps=min(math.ceil(whole * conduct.warmup), whole - 1),
             num_training_steps=whole,
         )
         with warnings.catch_warnings():

@@ -90,10 +90,14 @@ def gathered(model: Any, optimizer: Any) -> tuple[Tensors, Tensors]:
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     # Torch's types allow far more than is asked for here.
     weights, state = cast(Any, get_state_dict(model, _inner(optimizer), options=options))
+    names = trained(model)  # tied weights once
     found = {
-        f"{weight}.{name}": value for weight, values in state.get("state", {}).items() for name, value in values.items()
+        f"{weight}.{name}": value
+        for weight, values in state.get("state", {}).items()
+        if weight in names
+        for name, value in values.items()
     }
-    return dict(weights), found
+    return {name: weights[name] for name in names if name in weights}, found
 
 
 def load_gathered(model: Any, optimizer: Any, file: Path) -> None:

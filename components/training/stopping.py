@@ -8,6 +8,7 @@ what the user must mend: Ray would start a worker that fails again, to fail agai
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -39,8 +40,9 @@ def rest(scratch: Path, failure: UserError | None = None) -> None:
     """A worker of Ray says that it is done, or why it cannot go on, and waits for its end."""
     if failure is not None:
         text = json.dumps([type(failure).__name__, failure.message, failure.remedy])
-        (scratch / f"{_FAILED}.new").write_text(text, encoding="utf-8")
-        (scratch / f"{_FAILED}.new").replace(scratch / _FAILED)
+        partial = scratch / f"{_FAILED}.{os.getpid()}"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(scratch / _FAILED)
     (scratch / _DONE).touch()
     time.sleep(PATIENCE)
 
@@ -49,20 +51,25 @@ def rest(scratch: Path, failure: UserError | None = None) -> None:
 def on_signals(scratch: Path) -> Iterator[None]:
     """While inside, SIGINT and SIGTERM ask the workers to stop rather than ending this process.
 
-    On the way out a wish that was heard becomes the KeyboardInterrupt that it would have been.
+    On the way out a wish that was heard becomes what it would have been: KeyboardInterrupt, or SystemExit(143).
     """
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
         yield
         return
 
+    heard: list[int] = []
+
     def ask(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
         (scratch / _ASKED).touch()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except Exception:
-        if asked(scratch):
+    except (Exception, KeyboardInterrupt):
+        if heard and heard[0] == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        if heard:
             raise KeyboardInterrupt from None
         raise
     finally:

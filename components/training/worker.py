@@ -47,7 +47,7 @@ def train_worker(job: dict[str, Any]) -> None:
                 if workers > 1:  # nobody reads the last checkpoint before it is written
                     torch.distributed.barrier()
     except (Stopped, UserError) as error:
-        if workers > 1:
+        if job["compute"]["workers"] != 1:  # Ray would start this worker again
             rest(scratch, error if isinstance(error, UserError) else None)
         raise
     checkpoint = None

@@ -42,7 +42,7 @@ def phase_of(method, settings=None, phase=None, **changes):
 SHARED = {
     "learning_rate": 3e-5,
     "batch_size": 2,
-    "micro_batch_size": 1,
+    "micro_batch_size": 16,
     "weight_decay": 0.05,
     "warmup_ratio": 0.2,
     "schedule": "cosine",
@@ -74,8 +74,13 @@ def test_every_hyperparameter_of_every_method_changes_the_key(method):
     """Each but the number of passes, which the order of the data holds, and what needs an adapter or a parent."""
     changed = {**SHARED, **OWN[method]}
     assert set(changed) == set(SETTINGS[method].model_fields) - {"epochs", "steps", "adapter", "carry"}
-    keys = {name: phase_of(method, phase={name: value}) for name, value in changed.items()}
+    selecting = {"select_every": {"select": "best(loss)"}}  # which says nothing where nothing is selected
+    keys = {name: phase_of(method, phase={name: value, **selecting.get(name, {})}) for name, value in changed.items()}
     assert len({phase_of(method), *keys.values()}) == len(keys) + 1
+
+
+def test_how_often_is_no_matter_where_nothing_is_selected():
+    assert phase_of("sft", phase={"select_every": 3}) == phase_of("sft")
 
 
 ADAPTER = {"rank": 8, "alpha": 16.0, "dropout": 0.1, "target_modules": ["q_proj"], "quantize": "nf4"}

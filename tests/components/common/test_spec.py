@@ -3,6 +3,7 @@ import typing
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from components.common.curriculum import expand
 from components.common.spec import ComputeSpec, Spec, SplittingSpec
 from components.common.spec_phases import SETTINGS, CurriculumSpec, PhaseSpec, SftSettings
 
@@ -198,3 +199,57 @@ def test_a_gpu_is_whole_or_absent():
     with pytest.raises(ValidationError):
         ComputeSpec(gpus_per_worker=2)
     assert CurriculumSpec().order == "ascending"
+
+
+LORA = {"path": "lab", "adapter": {"rank": 4}}
+
+
+@pytest.mark.parametrize(
+    ("says", "more"),
+    [
+        (
+            "needs `adapter: continue`",
+            {"model": LORA, "curriculum": {"sft": {"carry": "optimizer", "adapter": "merge"}}},
+        ),
+        ("the parent leaves its best", {"curriculum": {"sft": {"carry": "optimizer", "select": "best(loss)"}}}),
+        (
+            "needs `compute.strategy: ddp`",
+            {"curriculum": {"sft": {"carry": "optimizer"}}, "compute": {"strategy": "fsdp"}},
+        ),
+        ("measures a whole model", {"curriculum": {"sft": {"select": "best(loss)"}}, "compute": {"strategy": "fsdp"}}),
+        (
+            "weights of four bits",
+            {"model": {"path": "lab", "adapter": {"quantize": "nf4"}}, "curriculum": {"sft": {"adapter": "merge"}}},
+        ),
+        (
+            "keeps none in a phase",
+            {"curriculum": {"sft": {"on_divergence": "rollback(0.5)"}}, "compute": {"strategy": "deepspeed_zero3"}},
+        ),
+        (
+            "behind another one",
+            {"curriculum": {"then": [{"method": "dpo", "data": [{"path": "a"}], "carry": "optimizer"}]}},
+        ),
+        (
+            "3 workers cannot share",
+            {"curriculum": {"then": [{"method": "grpo", "tiers": [1]}]}, "compute": {"workers": [2, 4]}},
+        ),
+        ("do not hold one group", {"curriculum": {"then": [{"method": "grpo", "tiers": [1], "micro_batch_size": 2}]}}),
+        ("is not a setting of sft", {"curriculum": {"then": [{"tiers": [1], "beta": 0.1}]}}),
+        ("`beta` of a dpo phase", {"curriculum": {"then": [{"method": "dpo", "data": [{"path": "a"}], "beta": 0}]}}),
+        ("a dpo phase on tiers needs `generate`", {"curriculum": {"then": [{"method": "dpo", "tiers": [1]}]}}),
+        ("its `tiers` or its own `data`", {"curriculum": {"then": [{"tiers": [1], "data": [{"path": "a"}]}]}}),
+        (
+            "under `curriculum.then`",
+            {"curriculum": {"phases": [{"method": "grpo", "tiers": [1]}]}, "controls": ["one_off"]},
+        ),
+        ("the first is the least", {"compute": {"workers": [3, 2]}}),
+    ],
+)
+def test_phases_that_cannot_follow_or_be_trained_are_refused(says, more):
+    assert says in why_not(**more)
+
+
+def test_carrying_is_for_phases_after_the_first():
+    spec = Spec.model_validate({**SMALL, "curriculum": {"sft": {"carry": "optimizer"}}})
+    plans = {one.name: [plan.settings.carry for plan in one.phases] for one in expand(spec, 1)}
+    assert plans == {"main": ["none", "optimizer", "optimizer"], "one_off": ["none"], "random_tiers": plans["main"]}

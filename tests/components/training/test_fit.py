@@ -21,6 +21,7 @@ from components.common.models import load_model, model_folder
 from components.common.spec import ModelSpec
 from components.training import state
 from components.training.fit import fit
+from components.training.ordered import Conduct
 
 LAB = model_folder("lab")
 STEPS = 6
@@ -72,7 +73,7 @@ def test_a_phase_that_was_ended_goes_on_bit_by_bit(make_job, tmp_path, how):
     cut = make_job("cut", key="k", spec=compute)
     code = in_a_process(cut, STOP_AT.format(step=5, what=how))
     killed = "KILL" in how
-    assert code == (-signal.SIGKILL if killed else 1 if code > 0 else -signal.SIGINT)
+    assert code == (-signal.SIGKILL if killed else 128 + signal.SIGTERM)
     found = latest(CheckpointPlace(str(tmp_path / "store"), "k", 1), tmp_path / "look")
     assert found is not None
     assert found[0] == (4 if killed else 5)  # asked to stop, it saves first
@@ -138,6 +139,23 @@ def test_carrying_the_optimizer_makes_two_phases_one(make_job, examples, tmp_pat
     anew = make_job("anew", files=files, plan={**plan, "chunk": 1}, model=folder / "model")
     fit(anew)
     assert not same(weights(whole), weights(anew))
+
+
+def test_a_stop_at_the_last_step_leaves_a_phase_that_can_be_finished(make_job):
+    uninterrupted = make_job("straight", keep_optimizer=True)
+    fit(uninterrupted)
+    cut = make_job("cut", key="k", keep_optimizer=True)
+    assert in_a_process(cut, STOP_AT.format(step=STEPS, what="os.kill(os.getpid(), signal.SIGTERM)")) == 143
+    again = make_job("again", key="k", keep_optimizer=True)
+    assert fit(again)["resumed_at"] == STEPS
+    assert same(weights(uninterrupted), weights(again))
+    files = [Path(job["out"]) / "optimizer" / state.OPTIMIZER for job in (uninterrupted, again)]
+    assert same(*(load_file(file) for file in files))
+
+
+def test_a_phase_of_one_step_learns_in_it(make_job):
+    result = fit(make_job("short", {"batch_size": 96, "warmup_ratio": 0.1}))
+    assert [point["learning_rate"] for point in result["learning"]] == [1e-3]
 
 
 class TestAdapters:
@@ -228,6 +246,30 @@ class TestDivergence:
         rates = [point["learning_rate"] for point in result["learning"]]
         assert rates == pytest.approx([1e-3] * 4 + [5e-4] * 2)
         assert (result["rollbacks"], result["steps"]) == (1, STEPS)
+
+    def test_a_rollback_counts_on_in_another_process(self, make_job, monkeypatch, tmp_path):
+        """Cut after the first rollback's checkpoint; the second one halves the rate again, as without the cut."""
+        settings = {"on_divergence": "rollback(0.5)", "schedule": "constant", "warmup_ratio": 0.0}
+        spec = {"compute": {"checkpoint_every": 1}}
+        poison(monkeypatch, step=3, above=0.5)
+        poison(monkeypatch, step=5, above=0.25)
+        straight = fit(make_job("straight", settings, key="s", spec=spec))
+        whole = Conduct.after_step
+
+        def cut(self: Any, step: int, *more: Any) -> None:
+            whole(self, step, *more)
+            if step == 4:
+                raise RuntimeError("cut")
+
+        with monkeypatch.context() as context:
+            context.setattr(Conduct, "after_step", cut)
+            with pytest.raises(RuntimeError, match="cut"):
+                fit(make_job("cut", settings, key="k", spec=spec))
+        again = fit(make_job("again", settings, key="k", spec=spec))
+        rates = [[point["learning_rate"] for point in result["learning"]] for result in (straight, again)]
+        assert rates[0] == pytest.approx([1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4])
+        assert rates[0] == rates[1]
+        assert straight["rollbacks"] == again["rollbacks"] == 2
 
     def test_what_goes_on_diverging_fails(self, make_job, monkeypatch):
         poison(monkeypatch, step=3)
