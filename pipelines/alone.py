@@ -170,6 +170,8 @@ def train_alone(
     settings = spec.curriculum.shared(kind)
     if settings.select != "last":
         raise SpecError("a phase alone has no held-out part to select a checkpoint on", "leave `select` out")
+    if settings.carry != "none":
+        raise SpecError("a phase alone has no phase before it to carry an optimizer over from", "leave `carry` out")
     numbers = tuple(range(1, len(tiers) + 1))
     plan = PhasePlan(MAIN, 1, "phase", kind, (Portion(numbers, settings.epochs),), "tiers", settings)
     files = {number: path.absolute() for number, path in zip(numbers, tiers, strict=True)}
