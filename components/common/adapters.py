@@ -1,7 +1,8 @@
 """Adapters: the folder that a LoRA phase leaves, and the model that it stands for.
 
 Such a folder holds no weights of the base model but a stack of adapters: `adapters.json` names those that are merged
-into the base, in order, and the active one on top. The stack makes the folder whole: it needs no earlier phase.
+into the base, in order, and the active one on top. The stack makes the folder whole: it needs no earlier phase. It
+needs the base model, which it names by the digest of its files.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.common.errors import UserError
+from components.common.errors import Damaged, UserError
+from components.common.names import plain_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,19 +29,32 @@ class Stack:
     Attributes:
         merged: Those merged into the base model, in order.
         active: The one on top; None where there is none yet.
+        base: Digest of the base model that they were trained on; None where there is none, or nobody wrote it down.
+        base_name: The base model's name where it means the same everywhere: `lab` or a hub id. None for a folder.
     """
 
     merged: tuple[str, ...] = ()
     active: str | None = None
+    base: str | None = None
+    base_name: str | None = None
 
 
 def read_stack(folder: Path) -> Stack:
-    """The stack of a phase's folder; empty for the folder of a base model."""
+    """The stack of a phase's folder; empty for the folder of a base model.
+
+    Raises:
+        Damaged: If it is none, or names anything but subfolders.
+    """
     file = folder / STACK
     if not file.is_file():
         return Stack()
-    value = json.loads(file.read_text(encoding="utf-8"))
-    return Stack(tuple(value["merged"]), value["active"])
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        merged = tuple(plain_name(name) for name in value["merged"])
+        active = None if value["active"] is None else plain_name(value["active"])
+        return Stack(merged, active, value.get("base"), value.get("base_name"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{file} is damaged: {error!r}", f"delete {folder}; it is made again") from error
 
 
 def write_stack(folder: Path, stack: Stack, source: Path) -> None:
@@ -50,14 +65,35 @@ def write_stack(folder: Path, stack: Stack, source: Path) -> None:
 
 
 def merge(model: PreTrainedModel, folder: Path, names: tuple[str, ...]) -> PreTrainedModel:
-    """The model with adapters merged into its weights, one after another."""
+    """The model with adapters merged into its weights: summed in float32, and rounded to the weights' type once.
+
+    Raises:
+        UserError: If an adapter does not fit the model, or makes weights that are no numbers.
+    """
+    if not names:
+        return model
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    stacked: Any = model
     for name in names:
-        model = with_adapter(model, folder / name, trained=False).merge_and_unload(safe_merge=True)
-    return model
+        stacked = with_adapter(stacked, folder / name, trained=False, name=name)
+    for layer in stacked.modules():
+        if isinstance(layer, LoraLayer):
+            weight = layer.get_base_layer().weight
+            total = weight.data.float()
+            for name in names:
+                if name in layer.scaling:
+                    total = total + layer.get_delta_weight(name).float()
+            if not torch.isfinite(total).all():
+                raise UserError(f"the adapters in {folder} make weights that are no numbers", "train their phase again")
+            weight.data = total.to(weight.dtype)
+    merged: PreTrainedModel = stacked.unload()
+    return merged
 
 
-def with_adapter(model: PreTrainedModel, folder: Path, trained: bool) -> Any:
-    """The model with an adapter on top.
+def with_adapter(model: Any, folder: Path, trained: bool, name: str = "default") -> Any:
+    """The model with an adapter on top, or beside those that it has.
 
     Raises:
         UserError: If the adapter does not fit the model.
@@ -68,7 +104,10 @@ def with_adapter(model: PreTrainedModel, folder: Path, trained: bool) -> Any:
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"the adapter in {folder} has no safetensors", "save it with `save_pretrained`")
     try:
-        return PeftModel.from_pretrained(model, folder, is_trainable=trained, local_files_only=True)
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), name, is_trainable=trained, local_files_only=True)
+            return model
+        return PeftModel.from_pretrained(model, folder, name, is_trainable=trained, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"the adapter in {folder} does not fit the model: {str(error).splitlines()[0]}",

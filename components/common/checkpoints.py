@@ -11,19 +11,22 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from components.common.digests import digest_file
 from components.common.errors import LeaseLost
 from components.common.lease import leased_token
+from components.common.names import plain_name, plain_path
 from components.common.objects import NEW, Missing, Objects, open_objects
 from components.common.progress import say
 
 Change = Callable[[dict[str, Any]], list[dict[str, Any]]]
 """Changes the pointer's state in place; returns the checkpoints that it no longer names."""
 POINTER = "pointer"
+DATA = "-data"
+"""The part of a phase's place for the data that it has made for itself; goes with its checkpoints."""
 _ATTEMPTS = 20
 """Attempts to move the pointer while others move it too; each shows a new token, so that more than two are rare."""
 
@@ -36,16 +39,18 @@ class CheckpointPlace:
         store: The root of the store, a folder or `s3://bucket/prefix`.
         key: The phase's key.
         token: The fencing token of the lease under which the phase is trained; 0 where there is no lease.
+        part: Empty for the checkpoints themselves; `DATA` for what was worked out before the first step.
     """
 
     store: str
     key: str
     token: int
+    part: str = ""
 
     @property
     def folder(self) -> str:
         """What the names of its objects begin with."""
-        return f"checkpoints/{self.key}"
+        return f"checkpoints/{self.key}{self.part}"
 
 
 def save(place: CheckpointPlace, step: int, folder: Path, keep: int = 2) -> None:
@@ -101,11 +106,11 @@ def latest(place: CheckpointPlace, into: Path) -> tuple[int, Path] | None:
     objects = open_objects(place.store)
     found = objects.look(f"{place.folder}/{POINTER}")
     for item in json.loads(found[0])["kept"] if found else []:
-        partial = into / f".{item['name']}.{uuid.uuid4().hex[:8]}"
+        partial = into / f".bringing-{uuid.uuid4().hex[:8]}"
         try:
             reason = _bring(objects, place, item, partial)
             if reason is None:
-                target = into / str(item["name"])
+                target = into / item["name"]
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
                 return int(item["step"]), target
@@ -118,6 +123,11 @@ def latest(place: CheckpointPlace, into: Path) -> tuple[int, Path] | None:
 
 def clear(place: CheckpointPlace) -> None:
     """Delete the checkpoints of a phase that is published; those of another process that trains it now stay."""
+    for part in ("", DATA):
+        _clear(replace(place, part=part))
+
+
+def _clear(place: CheckpointPlace) -> None:
     objects = open_objects(place.store)
     if objects.look(f"{place.folder}/{POINTER}") is None:
         return
@@ -137,6 +147,8 @@ def clear(place: CheckpointPlace) -> None:
 
 def _bring(objects: Objects, place: CheckpointPlace, item: dict[str, Any], folder: Path) -> str | None:
     """Fetch a checkpoint's files; says what is wrong with them, or None."""
+    if reason := _misnamed(item):
+        return reason
     folder.mkdir(parents=True)
     for file, about in item["files"].items():
         try:
@@ -145,6 +157,17 @@ def _bring(objects: Objects, place: CheckpointPlace, item: dict[str, Any], folde
             return f"{file} is missing or too short"
         if digest_file(folder / file) != about["sha256"]:
             return f"{file} has changed"
+    return None
+
+
+def _misnamed(item: dict[str, Any]) -> str | None:
+    """What is wrong with the names that the pointer gives a checkpoint, of which paths are made; or None."""
+    try:
+        plain_name(item["name"])
+        for file in item["files"]:
+            plain_path(file)
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -172,4 +195,5 @@ def _move(objects: Objects, place: CheckpointPlace, change: Change) -> list[dict
 
 def _delete(objects: Objects, place: CheckpointPlace, checkpoints: list[dict[str, Any]]) -> None:
     for item in checkpoints:
-        objects.remove(f"{place.folder}/{item['name']}/{file}" for file in item["files"])
+        if _misnamed(item) is None:  # else it is nothing that was ever saved here
+            objects.remove(f"{place.folder}/{item['name']}/{file}" for file in item["files"])

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 from components.common.digests import digest_file
 from components.common.errors import Damaged, UserError
 from components.common.lease import here
+from components.common.names import plain_name, plain_path
 from components.common.objects import Objects
 
 Kind = Literal["prepared", "scores", "splits", "phases", "optimizers", "evaluations"]
@@ -58,12 +59,14 @@ def parse_manifest(kind: Kind, key: str, raw: bytes, where: str) -> Manifest:
     """The manifest that bytes hold.
 
     Raises:
-        Damaged: If they hold none.
+        Damaged: If they hold none, or one that names files elsewhere.
     """
     try:
         values = json.loads(raw)
-        files = {str(name): dict(about) for name, about in values["files"].items()}
-        created, attempt = float(values.get("created", 0.0)), str(values.get("attempt", ""))
+        files = {plain_path(name): dict(about) for name, about in values["files"].items()}
+        created, attempt = float(values.get("created", 0.0)), values.get("attempt", "")
+        if attempt != "":
+            plain_name(attempt)
         return Manifest(kind, key, created, files, dict(values["info"]), attempt, raw)
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # not text, not JSON, or not a manifest
         raise Damaged(
