@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from components.common.checkpoints import DATA
 from components.common.store import Kind, Store
 from components.common.store_entries import DAMAGED, KINDS
 from components.common.store_inventory import DAY, Held, Inventory, take_inventory
@@ -72,10 +73,11 @@ def _entries(found: Inventory, keep_runs: int, parents: bool) -> list[Decision]:
     decisions = []
     for place, held in found.entries.items():
         name = f"{held.kind}/{held.key}"
+        phase: tuple[Kind, str] = ("phases", held.key) if held.kind == "optimizers" else place
         if place in reasons:
             decisions.append(Decision("entry", name, held.size, False, reasons[place]))
-        elif place in needed:
-            why = f"parent of {needed[place][:12]}, which stays"
+        elif phase in needed:
+            why = f"parent of {needed[phase][:12]}, which stays"
             decisions.append(Decision("entry", name, held.size, parents, why))
         else:
             used = f"used last by {held.runs[0]}" if held.runs else "no run refers to it"
@@ -102,6 +104,11 @@ def _reasons_to_stay(found: Inventory, keep_runs: int) -> dict[tuple[Kind, str],
         return "made just now, and a run is under way" if busy and held.age < _RECENT else ""
 
     reasons = {place: reason(held) for place, held in found.entries.items() if not held.damage}
+    for (kind, key), why in reasons.items():
+        if kind == "optimizers" and not why:  # it is published before its phase, and asked for whenever that is
+            phase: tuple[Kind, str] = ("phases", key)
+            maker = f"at work on its phase: {makers[phase]}" if phase in makers else ""
+            reasons[kind, key] = reasons.get(phase, "") or maker
     return {place: why for place, why in reasons.items() if why}
 
 
@@ -121,10 +128,12 @@ def _beside(found: Inventory) -> list[Decision]:
     """Checkpoints and leases."""
     makers = found.makers()
     decisions = []
-    for key, (_, size, age) in sorted(found.checkpoints.items()):
-        done, name = ("phases", key) in found.entries, f"checkpoints/{key}"
-        if ("phases", key) in makers:
-            decisions.append(Decision("checkpoints", name, size, False, f"in use: {makers['phases', key]}"))
+    for folder, (_, size, age) in sorted(found.checkpoints.items()):
+        key, name = folder.removesuffix(DATA), f"checkpoints/{folder}"
+        done = ("phases", key) in found.entries
+        maker = makers.get(("phases", key)) or makers.get(("optimizers", key))  # trained again for its optimizer
+        if maker:
+            decisions.append(Decision("checkpoints", name, size, False, f"in use: {maker}"))
         elif done:
             decisions.append(Decision("checkpoints", name, size, True, "the phase is finished"))
         else:

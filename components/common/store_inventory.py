@@ -163,6 +163,7 @@ def _note(run: Run, record: dict[str, Any]) -> None:
         return
     run.uses.add((kind, key))
     if kind == "phases":
+        run.uses.add(("optimizers", key))  # no record names it: it belongs to its phase
         run.names[key] = f"{about.get('curriculum', '')} {about.get('index', '')} {about.get('name', '')}".strip()
         if about.get("parent_key"):
             run.parents[key] = str(about["parent_key"])

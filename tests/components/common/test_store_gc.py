@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from components.common.checkpoints import CheckpointPlace, latest, save
 from components.common.lease import acquire, held
 from components.common.records import RunInfo, RunRecords, StepRecord
 from components.common.store import Store
-from components.common.store_gc import decide, sweep
+from components.common.store_gc import _reasons_to_stay, decide, sweep
 from components.common.store_inventory import take_inventory
 from pipelines import store_cli
 
@@ -107,6 +108,56 @@ def test_a_parent_of_a_phase_that_stays_goes_only_when_asked_and_is_named(store)
     sweep(store, decisions)
     assert store.find("phases", key("b")) is None
     assert store.whole("phases", key("c")) is not None
+
+
+def staying(decisions):
+    return {d.name[: d.name.index("/") + 2]: d.reason for d in decisions if d.what == "entry" and not d.goes}
+
+
+def test_a_phase_s_optimizer_stays_and_goes_with_its_phase(store):
+    for letter in "abc":
+        make(store, letter)
+        make(store, letter, kind="optimizers")
+    make(store, "d", kind="optimizers")
+    run(store, 1, [("phases", "a", "")])
+    run(store, 2, [("phases", "b", "")])
+    found = {(held.kind, held.key[0]): (held.name, held.runs) for held in take_inventory(store).entries.values()}
+    assert found["optimizers", "a"] == found["phases", "a"] == ("main 1 tier 1", ("r-1",))
+    assert found["optimizers", "d"] == ("", ())
+    decisions = decide(store, 1)
+    assert staying(decisions) == {"phases/b": "used by r-2", "optimizers/b": "used by r-2"}
+    sweep(store, decisions)
+    assert [(held.kind, held.key[0]) for held in take_inventory(store).entries.values()] == [
+        ("phases", "b"),
+        ("optimizers", "b"),
+    ]
+
+
+def test_an_optimizer_stays_for_whatever_reason_its_phase_does(store):
+    for letter in "abc":
+        make(store, letter, kind="optimizers")
+    make(store, "a")
+    make(store, "d", parent="a")
+    run(store, 1, [("phases", "d", "a")])
+    parent = f"parent of {key('d')[:12]}, which stays"
+    assert staying(decide(store, 1)) == {"phases/a": parent, "phases/d": "used by r-1", "optimizers/a": parent}
+    assert letters(decide(store, 1, parents=True), goes=True) == ["a", "a", "b", "c"]
+    lease = acquire(store.objects, "phases", key("b"), "r-9", lambda: False, lambda holder: None)
+    with held(lease):  # it is published before its phase; an hour later the phase may still be on its way
+        kept = take_inventory(store)
+        kept.entries["optimizers", key("b")] = replace(kept.entries["optimizers", key("b")], age=7200.0)
+        assert _reasons_to_stay(kept, 1)["optimizers", key("b")].startswith("at work on its phase: ")
+
+
+def test_checkpoints_of_a_phase_that_is_trained_again_for_its_optimizer_stay(store, tmp_path):
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "state").write_text("abc")
+    make(store, "a")
+    save(CheckpointPlace(store.place, key("a"), 0), 10, made)
+    with held(acquire(store.objects, "optimizers", key("a"), "r-9", lambda: False, lambda holder: None)):
+        assert [d.goes for d in decide(store, 1) if d.what == "checkpoints"] == [False]
+    assert [d.goes for d in decide(store, 1) if d.what == "checkpoints"] == [True]
 
 
 def test_a_parent_is_known_from_a_runs_record_too(store):
