@@ -10,7 +10,7 @@ from components.common.examples import read_rows
 from components.common.keys import phase_key, scores_key, splits_key
 from components.common.model_shape import ModelShape, model_shape
 from components.common.models import context_length, model_digest, model_folder
-from components.common.pace import Pace, alike, pace
+from components.common.pace import Pace, alike
 from components.common.phase_data import own_data, required
 from components.common.spec import Spec
 from components.common.spec_phases import GrpoSettings
@@ -116,7 +116,7 @@ def make_plan(spec: Spec, machine: Machine | None = None) -> Plan:
     folder = model_folder(spec.model.path)
     there = machine or this_machine()
     shape, context = model_shape(folder), context_length(folder)
-    planner = _Planner(spec, store, there, base, prepared, shape, context, pace(store, base))
+    planner = _Planner(spec, store, there, base, prepared, shape, context, Pace(store, base))
     phases: list[PlannedPhase] = []
     for seed in spec.all_seeds:
         split = splits_key(spec, scores, seed)

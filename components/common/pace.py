@@ -1,14 +1,30 @@
-"""How fast phases of a model were, from the manifests of those that the store has: what a plan's times stand on."""
+"""How fast phases of a model were: what a plan's times stand on.
+
+`pace/<digest>` is a register of the store for every sort of phase (the base model, and what `alike` says): what the
+last few took. It is read by its key. Losing it costs only the estimates.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import json
+import statistics
+import uuid
+from dataclasses import dataclass, field
 from typing import Any
 
 from components.common.curriculum import PhasePlan
-from components.common.errors import Damaged
+from components.common.digests import digest
+from components.common.errors import UserError
+from components.common.models import model_digest
+from components.common.objects import NEW
 from components.common.spec import Spec
 from components.common.store import Store
+
+_LAST = 5
+"""Phases of a sort that are remembered."""
+_PATIENCE = 10.0
+"""Seconds for which a store that does not answer is asked to remember one."""
 
 
 def alike(spec: Spec, plan: PhasePlan) -> dict[str, Any]:
@@ -36,59 +52,71 @@ def alike(spec: Spec, plan: PhasePlan) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pace:
-    """Phases that have run, the newest last: (what they were like, seconds, tokens, examples)."""
+    """How fast the phases of a store were that came of a base model.
 
-    ran: list[tuple[dict[str, Any], float, int, int]]
+    Attributes:
+        store: The store.
+        base: Digest of the base model.
+    """
+
+    store: Store
+    base: str
+    _rates: dict[str, float | None] = field(default_factory=dict)
 
     def seconds(self, like: dict[str, Any], examples: int | None, tokens: int | None) -> float | None:
-        """What a phase may take, from the newest one that was alike; None where there is none.
+        """What a phase may take, from the last ones that were alike; None where there is none.
 
         Args:
             like: See `alike`.
             examples: It will see, or None.
             tokens: It will see, or None.
         """
-        for ran, seconds, ran_tokens, ran_examples in reversed(self.ran):
-            if ran != like:
-                continue
-            if like["method"] == "sft":
-                return None if tokens is None or not ran_tokens else seconds * tokens / ran_tokens
-            return None if examples is None or not ran_examples else seconds * examples / ran_examples
-        return None
+        name = _name(self.base, like)
+        if name not in self._rates:
+            found = self.store.objects.look(name)
+            rates = [] if found is None else _rates(found[0])
+            self._rates[name] = statistics.median(rates) if rates else None
+        rate, count = self._rates[name], tokens if _by_tokens(like) else examples
+        return None if rate is None or count is None else count / rate
 
 
-def pace(store: Store, base: str) -> Pace:
-    """How fast the phases of a store were that came of a base model.
+def note_pace(store: Store, spec: Spec, info: dict[str, Any]) -> None:
+    """Remember how fast a phase was that has just been made; where the store does not take it, nothing is lost.
 
     Args:
-        store: Where phases are looked for, by listing them.
-        base: Digest of the base model.
+        store: Where the phase is.
+        spec: Names the base model.
+        info: The phase's, as its manifest has it.
     """
-    found: dict[str, dict[str, Any]] = {}
-    created: dict[str, float] = {}
-    for kind, key in store.entries.listed():
-        if kind != "phases":
-            continue
-        try:
-            entry = store.find(kind, key)
-        except Damaged:
-            continue
-        if entry is not None and "alike" in entry.info:
-            found[key], created[key] = entry.info, entry.manifest.created
-    ours = [key for key in sorted(found, key=lambda one: created[one]) if _root(key, found) == base]
-    return Pace([_ran(found[key]) for key in ours])
+    like, seconds = info["alike"], float(info["train_seconds"])
+    count = int(info["tokens"] if _by_tokens(like) else info["sequence"])
+    if seconds <= 0 or count <= 0:
+        return
+    name = _name(model_digest(spec.model.path, store.memory), like)
+    with contextlib.suppress(UserError):
+        objects = store.objects.patient(_PATIENCE)
+        for _ in range(_LAST):  # phases of one sort that end together; after that many, theirs will do
+            found = objects.look(name)
+            rates = [*([] if found is None else _rates(found[0])), count / seconds][-_LAST:]
+            data = json.dumps({"rates": rates, "write": uuid.uuid4().hex}).encode()
+            if objects.swap(name, data, NEW if found is None else found[1]) is not None:
+                return
 
 
-def _ran(info: dict[str, Any]) -> tuple[dict[str, Any], float, int, int]:
-    return info["alike"], float(info["train_seconds"]), int(info["tokens"]), int(info["sequence"])
+def _name(base: str, like: dict[str, Any]) -> str:
+    return f"pace/{digest({'base': base, **like})}"
 
 
-def _root(key: str, found: dict[str, dict[str, Any]]) -> str:
-    """The digest of the model that a phase came of, through its parents."""
-    seen: set[str] = set()
-    while key in found and key not in seen:
-        seen.add(key)
-        key = str(found[key].get("parent_key", ""))
-    return key
+def _by_tokens(like: dict[str, Any]) -> bool:
+    return bool(like["method"] == "sft")
+
+
+def _rates(data: bytes) -> list[float]:
+    """The tokens or examples a second of the last phases, the newest last; none where a register is damaged."""
+    try:
+        rates = [float(rate) for rate in json.loads(data)["rates"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [rate for rate in rates if 0 < rate < float("inf")]

@@ -12,7 +12,7 @@ from components.common.errors import DataError, UserError
 from components.common.examples import read_examples, read_rows
 from components.common.keys import phase_key
 from components.common.models import model_digest, model_folder
-from components.common.pace import alike
+from components.common.pace import alike, note_pace
 from components.common.records import step_name
 from components.common.selection import for_selection
 from components.common.spec import Spec
@@ -145,6 +145,8 @@ def run(context: str, split: str, parent: str, curriculum: str, index: int, seed
 
     about = {"parent_key": parent_key, "name": plan.name, "method": plan.method, "alike": alike(spec, plan)}
     entry, reused = PhaseMaker(step, key, job, about).find_or_make(kept)
+    if not reused:
+        note_pace(step.store, spec, entry.info)
     asked = {
         "curriculum": curriculum,
         "index": index,

@@ -11,8 +11,9 @@ from components.common.errors import UserError
 from components.common.memory import Batch
 from components.common.model_shape import ModelShape, model_shape
 from components.common.models import model_folder
-from components.common.pace import Pace, alike
+from components.common.pace import alike, note_pace
 from components.common.spec import Spec
+from components.common.store import Store
 from pipelines.compute_check import Machine
 from pipelines.memory_check import Case, check_fits, gib, largest_batch, needed
 from pipelines.plan_page import duration
@@ -153,16 +154,16 @@ def test_data_of_a_phase_that_are_not_there_are_refused_before_anything(tmp_path
         check_inputs(spec(tmp_path / "store", phases=phases))
 
 
-def test_a_time_is_told_only_from_phases_that_were_alike():
-    made = spec()
-    like = alike(made, first(made))
-    ran = Pace([(like, 50.0, 1000, 10), (like, 10.0, 1000, 10), ({**like, "device": "cuda"}, 1.0, 1000, 10)])
-    assert ran.seconds(like, 20, 3000) == 30.0
-    assert ran.seconds(like, 20, None) is None
-    assert ran.seconds({**like, "workers": 2}, 20, 3000) is None
-    other = spec(phases=[{"method": "grpo", "tiers": [1], "samples": 4}])
-    grpo = alike(other, first(other))
-    assert Pace([(grpo, 10.0, 7, 5)]).seconds(grpo, 20, None) == 40.0
+def test_a_plan_lists_nothing_of_the_store(tmp_path, monkeypatch):
+    def listed(*_):
+        raise AssertionError("the store is listed")
+
+    monkeypatch.setattr("components.common.store_local.LocalEntries.listed", listed)
+    monkeypatch.setattr("components.common.objects.LocalObjects.list", listed)
+    made = spec(tmp_path / "store", phases=[{"method": "grpo", "tiers": [1], "steps": 3, "batch_size": 8}])
+    about = {"alike": alike(made, first(made)), "train_seconds": 10.0, "tokens": 7, "sequence": 12}
+    note_pace(Store(made.store), made, about)
+    assert [one.seconds for one in make_plan(made, Machine(2, 64 * GIB)).phases] == [20.0]
 
 
 def test_times_and_sizes_are_shown_as_people_read_them():
