@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -97,7 +99,7 @@ def _exchange(path: str, request: dict[str, Any], descriptors: list[int], stoppa
             except (KeyboardInterrupt, SystemExit):
                 if stoppable:
                     connection.settimeout(STOPPING)
-                    with suppress(OSError):  # the session may be gone
+                    with _deaf(), suppress(OSError):  # the session may be gone
                         _exchange(path, {"op": "stop", "pid": os.getpid()}, [])
                         while connection.recv(1 << 16):
                             pass
@@ -105,6 +107,20 @@ def _exchange(path: str, request: dict[str, Any], descriptors: list[int], stoppa
         except (ConnectionError, FileNotFoundError):
             return ""
     return b"".join(parts).decode()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Hear no further wish to stop: a Ctrl-C comes from the terminal, and once more from the run's driver."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def connect_ray() -> None:
