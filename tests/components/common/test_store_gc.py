@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from components.common.checkpoints import CheckpointPlace, latest, save
+from components.common.checkpoints import DATA, CheckpointPlace, latest, save
 from components.common.lease import acquire, held
 from components.common.records import RunInfo, RunRecords, StepRecord
 from components.common.store import Store
@@ -160,6 +160,20 @@ def test_checkpoints_of_a_phase_that_is_trained_again_for_its_optimizer_stay(sto
     assert [d.goes for d in decide(store, 1) if d.what == "checkpoints"] == [True]
 
 
+def test_data_that_a_phase_keeps_go_and_stay_with_its_checkpoints(store, tmp_path):
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "data").write_text("abc")
+    make(store, "a")
+    for letter in "ab":
+        save(CheckpointPlace(store.place, key(letter), 0, DATA), 0, made)
+    with held(acquire(store.objects, "phases", key("b"), "r-9", lambda: False, lambda holder: None)):
+        found = {d.name: (d.goes, d.reason) for d in decide(store, 1) if d.what == "checkpoints"}
+    assert found[f"checkpoints/{key('a')}{DATA}"] == (True, "the phase is finished")
+    goes, reason = found[f"checkpoints/{key('b')}{DATA}"]
+    assert not goes and reason.startswith("in use: ")
+
+
 def test_a_parent_is_known_from_a_runs_record_too(store):
     make(store, "a")
     make(store, "b")
@@ -199,6 +213,18 @@ def test_checkpoints_of_finished_phases_go_and_of_others_stay(store, tmp_path):
     assert latest(CheckpointPlace(store.place, key("a"), 0), tmp_path / "into") is None
     assert latest(CheckpointPlace(store.place, key("b"), 0), tmp_path / "into")[0] == 10
     assert list(take_inventory(store).checkpoints) == [key("b")]
+
+
+def test_what_a_phase_worked_out_before_its_first_step_goes_with_its_checkpoints(store, tmp_path):
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "pairs").write_text("abc")
+    make(store, "a")
+    for letter in "ab":
+        save(CheckpointPlace(store.place, key(letter), 0, DATA), 0, made)
+    assert {d.name[12]: d.goes for d in decide(store, 1) if d.what == "checkpoints"} == {"a": True, "b": False}
+    with held(acquire(store.objects, "phases", key("a"), "r-9", lambda: False, lambda holder: None)):
+        assert not [d for d in decide(store, 1) if d.what == "checkpoints" and d.goes]
 
 
 def test_what_was_set_aside_goes(store):
