@@ -24,14 +24,8 @@ SPEC = {
     "scoring": {"method": "column"},
     "splitting": {"tiers": 2},
     "curriculum": {
-        "sft": {
-            "epochs": 1,
-            "learning_rate": 2.0e-3,
-            "batch_size": 16,
-            "max_length": 256,
-            "select": "best(loss)",
-        },
-        "dpo": {"batch_size": 8, "max_length": 256},
+        "sft": {"epochs": 1, "learning_rate": 2.0e-3, "batch_size": 16, "max_length": 256},
+        "dpo": {"batch_size": 8, "max_length": 256, "select": "best(loss)"},
         "grpo": {"batch_size": 4, "samples": 2, "max_new_tokens": 8, "max_length": 256},
         "phases": PHASES,
     },
