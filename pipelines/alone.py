@@ -157,7 +157,7 @@ def train_alone(
     method: str = "sft",
 ) -> None:
     """`phasetune train`: one phase; writes model/, phase.json, and what the method shows (rollouts, pairs)."""
-    from components.common.models import model_folder
+    from components.common.models import base_folder
     from components.training.step import fit_job
 
     kind = _method(method)
@@ -177,7 +177,7 @@ def train_alone(
     files = {number: path.absolute() for number, path in zip(numbers, tiers, strict=True)}
     makes = ["model", "rollouts.parquet", "pairs.parquet"]
     with whole_folder(out, makes, last="phase.json") as folder, working(console, "training"):
-        job = {**fit_job(spec, plan, files, seed, model_folder(spec.model.path)), "out": str(folder)}
+        job = {**fit_job(spec, plan, files, seed, base_folder(spec.model.path)), "out": str(folder)}
         result, _ = launch("components.training.fit:fit", job=job)
         about = {"seed": seed, "model": spec.model.path, "method": kind, "settings": settings.model_dump(mode="json")}
         (folder / "phase.json").write_text(json.dumps({**about, **result}, indent=1), encoding="utf-8")
@@ -204,17 +204,25 @@ def _pair(text: str) -> tuple[str, Any]:
 
 
 def evaluate_alone(
-    data: list[str], model: str, evaluation: dict[str, Any], seed: int, out: Path, console: Console
+    data: list[str],
+    model: str,
+    evaluation: dict[str, Any],
+    seed: int,
+    out: Path,
+    console: Console,
+    base: str | None = None,
 ) -> None:
     """`phasetune evaluate`: writes metrics.json and examples.parquet."""
+    from components.common.models import base_path
     from components.evaluation.step import measure_job
 
-    base = {"path": resolve_model(model, Path.cwd())}
-    spec = _spec(evaluation=evaluation, seed=seed, model=base)
+    path = resolve_model(model, Path.cwd())
+    below = base_path(path, None if base is None else resolve_model(base, Path.cwd()))
+    spec = _spec(evaluation=evaluation, seed=seed, model={"path": below})
     makes = ["examples.parquet", "rejected.jsonl"]
     with whole_folder(out, makes, last="metrics.json") as folder, working(console, "evaluating"):
         held_out = _tiered(data, seed, folder)
-        job = {**measure_job(spec, spec.model.path, held_out, "evaluate"), "out": str(folder)}
+        job = {**measure_job(spec, path, held_out, "evaluate"), "out": str(folder)}
         result, _ = launch("components.evaluation.measure:measure", job=job)
         made = ("tiered.parquet", "train.parquet", "held_out.parquet", "held_out.keys", "ledger.json", "sources.json")
         for leftover in made:

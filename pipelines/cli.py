@@ -162,11 +162,14 @@ def evaluate(
     model: Model = "lab",
     max_new_tokens: Annotated[int, typer.Option(help="Longest generated answer, tokens.")] = 256,
     seed: Seed = 17,
+    base: Annotated[
+        str | None, typer.Option(help="Where MODEL holds adapters: the base model that they were trained on.")
+    ] = None,
 ) -> None:
     """Measure a model: loss and verified accuracy, per tier, with intervals."""
     from pipelines.alone import evaluate_alone
 
-    evaluate_alone(data, model, {"max_new_tokens": max_new_tokens}, seed, out, console)
+    evaluate_alone(data, model, {"max_new_tokens": max_new_tokens}, seed, out, console, base)
 
 
 @app.command()

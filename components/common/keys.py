@@ -19,8 +19,8 @@ from components.common.verifiers import VERIFIERS
 
 SCORING_VERSION = 1
 SPLITTING_VERSION = 1
-TRAINING_VERSION = 2
-EVALUATION_VERSION = 1
+TRAINING_VERSION = 3
+EVALUATION_VERSION = 2
 """Raised when a stage's code changes what it makes; results made before are then no longer found."""
 
 MODEL_METHODS = ("loss", "ifd")

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.common.adapters import STACK, merge, read_stack
+from components.common.adapters import STACK, merge, read_stack, with_adapter
 from components.common.digests import digest, digest_file
 from components.common.errors import UserError
 from components.common.spec import ModelSpec
@@ -53,6 +53,69 @@ def model_folder(path: str) -> Path:
     return folder
 
 
+def base_folder(path: str) -> Path:
+    """The local folder of a base model, which stands on no other.
+
+    Args:
+        path: As `model_folder` takes it.
+
+    Raises:
+        UserError: As `model_folder`, or if the folder holds adapters.
+    """
+    folder = model_folder(path)
+    if (folder / STACK).is_file():
+        raise UserError(
+            f"{folder} holds adapters, and not the model that they were trained on",
+            "a base model has all its weights: give the one that the adapters were trained on; "
+            "`phasetune evaluate --model ADAPTERS --base MODEL` measures them on it",
+        )
+    return folder
+
+
+def base_path(path: str, given: str | None) -> str:
+    """What a model is built on: the base model of a folder of adapters, or the model itself.
+
+    Args:
+        path: As `model_folder` takes it.
+        given: The base model that the user names, if any.
+
+    Raises:
+        UserError: If adapters need a base model that neither they nor the user name, or a whole model gets one.
+    """
+    stack = read_stack(model_folder(path))
+    if stack.active is None:
+        if given is not None:
+            raise UserError(f"the model {path} is whole, and {given} cannot be its base", "leave `--base` out")
+        return path
+    if given is None and stack.base_name is None:
+        raise UserError(
+            f"{path} holds adapters, and they do not say where the model is that they were trained on",
+            "name it with `--base`: the folder that was `model.path`",
+        )
+    return given or str(stack.base_name)
+
+
+def base_of(folder: Path, path: str) -> Path:
+    """The base model's folder for what a phase left, or for the base model itself.
+
+    Args:
+        folder: What a phase left, or the base model's folder.
+        path: The base model, as `model_folder` takes it.
+
+    Raises:
+        UserError: If the adapters in the folder were trained on another base model.
+    """
+    stack, base = read_stack(folder), base_folder(path)
+    if stack.active is not None and stack.base != model_digest(path):
+        said = "were trained on another base model than" if stack.base else "do not say whether they were trained on"
+        raise UserError(
+            f"the adapters in {folder} {said} {path}",
+            f"give {stack.base_name or 'the model that they were trained on'}, with its files unchanged, or train "
+            "their phases again on this one",
+        )
+    return base
+
+
 def _from_hub(model_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -93,8 +156,11 @@ def model_digest(path: str, memory: Path | None = None) -> str:
         path: As `model_folder` takes it.
         memory: A folder that remembers the digests of files by path, size and time of change: every step of a run
             asks, and reading the weights of a large model takes many seconds. Its parent must exist to be used.
+
+    Raises:
+        UserError: As `base_folder`.
     """
-    folder = model_folder(path)
+    folder = base_folder(path)
     files = sorted({item for pattern in _READ for item in folder.glob(pattern)})
     return digest({item.name: _remembered_digest(item.resolve(), memory) for item in files})
 
@@ -152,16 +218,20 @@ def _embedded_tokens(folder: Path) -> int:
 
 
 def load_model(folder: Path, spec: ModelSpec, device: str = "cpu") -> PreTrainedModel:
-    """The weights of a model folder, in evaluation mode on a device; a folder of adapters is merged into its base.
+    """The weights of a model folder, in evaluation mode on a device.
+
+    Of a folder of adapters the active one stays on top of the base model, as it was trained: in bfloat16, merging it
+    would round the sum. Under `quantize` that base has its full weights here.
 
     Raises:
-        UserError: If the architecture is unknown or the weights do not fit it.
+        UserError: If the architecture is unknown, the weights do not fit it, or adapters belong to another base.
     """
     stack = read_stack(folder)
     if stack.active is None:
         model = load_weights(folder, spec)
     else:
-        model = merge(load_weights(model_folder(spec.path), spec), folder, (*stack.merged, stack.active))
+        model = merge(load_weights(base_of(folder, spec.path), spec), folder, stack.merged)
+        model = with_adapter(model, folder / stack.active, trained=False).get_base_model()
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.common.adapters import Stack, merge, read_stack, with_adapter, write_stack
 from components.common.errors import UserError
-from components.common.models import load_model, load_weights, model_folder
+from components.common.models import base_folder, base_of, load_model, load_weights, model_digest
 from components.common.spec import AdapterSpec, ModelSpec
 
 
@@ -22,12 +22,16 @@ def trainable(folder: Path, spec: ModelSpec, job: dict[str, Any]) -> Any:
         folder: What the parent left, or the base model.
         spec: The model's part of the spec.
         job: Of the phase, see `fit`; says whether its adapter continues the parent's.
+
+    Raises:
+        UserError: If the parent's adapters were trained on another base model.
     """
     if spec.adapter is None:
         return load_model(folder, spec.model_copy(update={"dtype": "float32"})).train()
     stack, how = read_stack(folder), job["plan"]["settings"]["adapter"]
     merged = _merged(stack, how)
-    model = merge(load_weights(model_folder(spec.path), spec, quantize=bool(job["gpus_per_worker"])), folder, merged)
+    base = base_of(folder, spec.path)
+    model = merge(load_weights(base, spec, quantize=bool(job["gpus_per_worker"])), folder, merged)
     if spec.adapter.quantize != "none":
         from peft import prepare_model_for_kbit_training
 
@@ -98,8 +102,10 @@ def save_trained(
             tensors = {name: tensor.to(dtype) for name, tensor in whole.items()}
             model.save_pretrained(out, state_dict=tensors, safe_serialization=True)
         return
-    merged = _merged(read_stack(parent), how)
-    stack = Stack(merged, f"adapter-{len(merged)}")
+    before = read_stack(parent)
+    merged, named = _merged(before, how), spec.path if not Path(spec.path).is_dir() else None
+    # A parent's base was compared when the phase began.
+    stack = Stack(merged, f"adapter-{len(merged)}", before.base or model_digest(spec.path), named)
     write_stack(out, stack, parent)
     active = out / str(stack.active)
     # Only this one: what a reference is compared with is an adapter too while the phase trains.
@@ -110,5 +116,5 @@ def save_trained(
     values["base_model_name_or_path"] = ""  # a place on this machine; the spec names the base model
     config.write_text(json.dumps(values, indent=1, sort_keys=True), encoding="utf-8")
     for name in ("config.json", "generation_config.json"):
-        if (model_folder(spec.path) / name).is_file():
-            shutil.copy(model_folder(spec.path) / name, out / name)
+        if (base_folder(spec.path) / name).is_file():
+            shutil.copy(base_folder(spec.path) / name, out / name)
