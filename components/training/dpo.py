@@ -8,14 +8,19 @@ that have no reply, and what they dilute is scaled back: an optimizer step is th
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from components.common.checkpoints import DATA, CheckpointPlace, latest, save
 from components.common.curriculum import OWN
 from components.common.progress import Progress
 from components.training.adapters import refuse_head_adapter
@@ -24,6 +29,7 @@ from components.training.pair_making import make_pairs
 from components.training.preferences import start_model, tokenize_pairs
 
 PAIRS = "pairs.parquet"
+_TOKENS, _PREPARED = "data.arrow", "prepared.json"
 _BETA = {"sigmoid_norm": 5.0}
 _MEANS = (
     "rewards/chosen",
@@ -84,6 +90,8 @@ class _Filled:
 def prepare(job: dict[str, Any], tokenizer: Any, order: list[str], limit: int, out: Path) -> dict[str, Any]:
     """Write the phase's pairs as tokens, made from its own model where it generates, with the reference beside them.
 
+    They are kept beside the phase's checkpoints until it is published, and taken from there when it is resumed.
+
     Args:
         job: Of the phase, see `fit`.
         tokenizer: The model's.
@@ -95,16 +103,36 @@ def prepare(job: dict[str, Any], tokenizer: Any, order: list[str], limit: int, o
         `rows` (row numbers in the promised order; those without a pair left out), `ids` (by row number), `filler`,
         `lengths` (tokens of both sides by row number), `counts`, and in `extra` what generating gave (`generated`).
     """
+    place = None if job["checkpoints"] is None else replace(CheckpointPlace(**job["checkpoints"]), part=DATA)
+    found = None if place is None else latest(place, out.with_name("found"))
+    if found is None:
+        folder = out.with_name("made")
+        folder.mkdir()
+        made = _make(job, tokenizer, order, limit, folder)
+        (folder / _PREPARED).write_text(json.dumps(made), encoding="utf-8")
+        if place is not None:  # a resumed phase sees what its first steps saw, and does not work it out again
+            save(place, 0, folder, keep=1)
+    else:
+        folder = found[1]
+    for name, target in ((_TOKENS, out), (PAIRS, Path(job["out"]) / PAIRS)):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target)
+    prepared: dict[str, Any] = json.loads((folder / _PREPARED).read_text(encoding="utf-8"))
+    return prepared
+
+
+def _make(job: dict[str, Any], tokenizer: Any, order: list[str], limit: int, folder: Path) -> dict[str, Any]:
+    """Make what `prepare` returns, and its files in a folder."""
     files, wanted = {int(tier): Path(path) for tier, path in job["tiers"].items()}, set(order)
     extra: dict[str, Any] = {}
     batch_tokens = job["evaluation"]["batch_tokens"]
     with start_model(job) as model:
         if job["plan"]["generate"] is not None:
-            pairs = Path(job["out"]) / PAIRS
+            pairs = folder / PAIRS
             extra["generated"] = make_pairs(job, tokenizer, model, files, wanted, limit, pairs)
             files = {OWN: pairs}
         told = Progress(f"{job['label']}: reference", len(wanted), "pairs").update
-        data = tokenize_pairs(tokenizer, model, files, wanted, limit, batch_tokens, out, told)
+        data = tokenize_pairs(tokenizer, model, files, wanted, limit, batch_tokens, folder / _TOKENS, told)
     place = {name: row for row, name in enumerate(data.ids)}
     rows = [place[name] for name in order if name in place]
     return {
@@ -143,6 +171,7 @@ def make_trainer(job: dict[str, Any], conduct: Conduct, model: Any, tokenizer: A
     """The trainer of one worker."""
     settings = job["plan"]["settings"]
     arguments = trainer_arguments(job, conduct.batches, conduct.scratch / "trainer")
+    _switch_off_dropout(model)
     data = Dataset.from_file(job["data"]["file"])
     collator = DataCollatorForPreference(pad_token_id=int(tokenizer.pad_token_id))
     return OrderedDPOTrainer(
@@ -153,9 +182,17 @@ def make_trainer(job: dict[str, Any], conduct: Conduct, model: Any, tokenizer: A
             beta=settings["beta"] or _BETA.get(settings["loss"], 0.1),
             max_length=None,  # cut already, and counted
             precompute_ref_log_probs=True,
+            disable_dropout=False,  # TRL would switch off the adapter's too
         ),
         train_dataset=data,
         processing_class=tokenizer,
         data_collator=_Filled(collator, data[job["data"]["filler"]], arguments["per_device_train_batch_size"]),
         conduct=conduct,
     )
+
+
+def _switch_off_dropout(model: Any) -> None:
+    """Switch off the model's own dropout, as TRL does; an adapter keeps what the spec gives it."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout) and ".lora_dropout." not in name:
+            module.p = 0.0

@@ -11,18 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from components.common.checkpoints import CheckpointPlace, latest
+from components.common.checkpoints import CheckpointPlace, clear, latest
 from components.common.curriculum import PhasePlan, sequence
 from components.common.errors import DataError, UserError
 from components.common.examples import Example, read_examples, write_rows
 from components.common.launcher import launch, session
-from components.common.models import load_model, model_folder
+from components.common.models import load_model, load_tokenizer, model_folder
 from components.common.rendering import encode, encode_prompts
 from components.common.spec import ModelSpec
 from components.common.spec_phases import DpoSettings
-from components.training import state
+from components.training import dpo, state
 from components.training.fit import fit
 from components.training.ordered import Conduct
 
@@ -176,6 +177,67 @@ def resumed(make: Job, monkeypatch: pytest.MonkeyPatch, **more: Any) -> tuple[di
 def test_a_phase_that_was_broken_off_goes_on_bit_by_bit(dpo_job, monkeypatch):
     straight, again = resumed(dpo_job, monkeypatch)
     assert same(weights(straight), weights(again))
+
+
+def test_what_was_worked_out_before_the_first_step_is_kept_until_the_phase_is_published(dpo_job, monkeypatch, tmp_path):
+    straight = dpo_job("straight")
+    fit(straight)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the power is gone"):
+        stop_after(patch, 1)
+        fit(dpo_job("broken", key="k"))
+    again = dpo_job("again", key="k")
+    with monkeypatch.context() as patch:
+        patch.setattr(dpo, "start_model", None)  # the reference is not asked again
+        fit(again)
+    assert same(weights(straight), weights(again))
+    kept = tmp_path / "store" / "checkpoints"
+    assert list(kept.rglob("data.arrow"))
+    clear(CheckpointPlace(str(tmp_path / "store"), "k", 1))
+    assert not [path for path in kept.rglob("*") if path.is_file()]
+
+
+def prepared(job: dict[str, Any], out: Path) -> tuple[dict[str, Any], bytes]:
+    """What the phase begins with, and the reference's numbers."""
+    order = promised(job, Path(job["tiers"]["1"]))
+    out.mkdir()
+    data = dpo.prepare(job, load_tokenizer(LAB), order, 256, out / "data")
+    return data, (out / "data").read_bytes()
+
+
+def test_damaged_data_are_worked_out_again(dpo_job, tmp_path):
+    first = prepared(dpo_job("first", key="k"), tmp_path / "1")
+    (file,) = (tmp_path / "store" / "checkpoints").rglob("data.arrow")
+    damaged = bytearray(file.read_bytes())
+    damaged[-1000] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(damaged)
+    assert prepared(dpo_job("again", key="k"), tmp_path / "2") == first
+    (file,) = (tmp_path / "store" / "checkpoints").rglob("data.arrow")
+    assert file.read_bytes() == first[1]
+
+
+def test_the_adapter_has_its_dropout_and_the_reference_has_none(make_job, dpo_job, tmp_path):
+    first = make_job("first", spec=LORA)
+    fit(first)
+    parent, found = Path(first["out"]) / "model", []
+    config = parent / "adapter-0" / "adapter_config.json"
+    for name, dropout in (("without", 0.0), ("with", 0.5)):
+        config.write_text(json.dumps({**json.loads(config.read_text()), "lora_dropout": dropout}))
+        reference = prepared(dpo_job(f"{name}-reference", spec=LORA, model=parent), tmp_path / f"{name}-prepared")
+        result = fit(dpo_job(name, spec=LORA, model=parent))
+        found.append((reference, abs(curve(result, "rewards/margins")[0])))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] < 1e-5
+    assert found[1][1] > 1e-3
+
+
+def test_the_model_s_own_dropout_stays_off(tiny):
+    model = get_peft_model(tiny.gpt2(), LoraConfig(lora_dropout=0.3, target_modules=["c_attn"], fan_in_fan_out=True))
+    dpo._switch_off_dropout(model)
+    rates = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+    kept = {name for name, rate in rates.items() if rate}
+    assert kept and all("lora_dropout" in name for name in kept)
+    assert len(kept) < len(rates)
 
 
 def test_an_adapter_is_compared_with_what_its_phase_started_from(make_job, dpo_job, monkeypatch):
