@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ def generate(
     ids = encode_prompts(tokenizer, prompts)
     replies = [""] * len(ids)
     done = 0
-    for room, batch in _batches(ids, _rooms(ids, max_new_tokens, context), batch_tokens):
+    for room, batch in _batches(ids, rooms_of(ids, max_new_tokens, context), batch_tokens):
         made = _continued(model, tokenizer, [ids[index] for index in batch], room)
         for index, text in zip(batch, _texts(tokenizer, made), strict=True):
             replies[index] = text
@@ -90,9 +90,10 @@ def sample(
     ids = [item for item in encode_prompts(tokenizer, prompts) for _ in range(samples)]
     replies = [""] * len(ids)
     done = 0
-    for number, (room, batch) in enumerate(_batches(ids, _rooms(ids, max_new_tokens, context), batch_tokens)):
+    for number, (room, batch) in enumerate(_batches(ids, rooms_of(ids, max_new_tokens, context), batch_tokens)):
         of_batch = seed_for(seed, f"batch {number}")
-        made = sample_tokens(model, tokenizer, [ids[index] for index in batch], room, temperature, of_batch)
+        alike = [ids[index] for index in batch]
+        made = sample_tokens(model, tokenizer, alike, [room] * len(batch), temperature, of_batch)
         for index, text in zip(batch, _texts(tokenizer, made), strict=True):
             replies[index] = text
         done += len(batch)
@@ -105,10 +106,11 @@ def sample_tokens(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     ids: Sequence[list[int]],
-    room: int,
+    rooms: Sequence[int],
     temperature: float,
     seed: int,
     part: tuple[int, int] | None = None,
+    all_rooms: Iterable[int] = (),
 ) -> list[list[int]]:
     """One completion of each prompt, as tokens, drawn from the model.
 
@@ -118,27 +120,43 @@ def sample_tokens(
     Args:
         model: In evaluation mode.
         tokenizer: Its tokenizer.
-        ids: Prompts as tokens; prompt and completion must fit into the context.
-        room: Longest completion, tokens.
+        ids: Prompts as tokens.
+        rooms: Longest completion of each, tokens, see `rooms_of`; those with the same room are drawn together.
         temperature: The logits are divided by it.
         seed: Of the drawing.
         part: (place of the first row, rows altogether) where these rows are a part of more; None: they are all.
+        all_rooms: Those of the other workers' rows, where every worker must take part in each drawing as they share
+            the model's weights: one without a row of some room draws what nobody reads.
 
     Returns:
         Each completion up to its end token, which is included; without one where the room did not suffice.
     """
+    first, whole = part or (0, len(ids))
+    end = int(tokenizer.eos_token_id)
+    drawn: list[list[int]] = [[] for _ in ids]
+    for room in sorted({*rooms, *all_rooms}):
+        alike = [place for place, item in enumerate(rooms) if item == room]
+        prompts = [ids[place] for place in alike] or [[end]]
+        noise = _noise(model, temperature, seed, [first + place for place in alike] or [0], whole)
+        rows = _continued(model, tokenizer, prompts, room, noise).tolist()
+        for place, row in zip(alike, rows, strict=False):
+            drawn[place] = row[: row.index(end) + 1] if end in row else row
+    return drawn
+
+
+def _noise(
+    model: PreTrainedModel, temperature: float, seed: int, places: list[int], whole: int
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Adds the Gumbel noise of some places among all rows to the tempered scores of their next token."""
     import torch
 
-    first, whole = part or (0, len(ids))
-    noise = torch.Generator(device=model.device).manual_seed(seed)
+    source = torch.Generator(device=model.device).manual_seed(seed)
 
-    def drawn(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        waits = torch.empty((whole, scores.shape[1]), device=scores.device).exponential_(generator=noise)
-        return scores / temperature - waits[first : first + len(ids)].log()
+    def noisy(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        waits = torch.empty((whole, scores.shape[1]), device=scores.device).exponential_(generator=source)
+        return scores / temperature - waits[places].log()
 
-    end = int(tokenizer.eos_token_id)
-    rows = _continued(model, tokenizer, ids, room, drawn).tolist()
-    return [row[: row.index(end) + 1] if end in row else row for row in rows]
+    return noisy
 
 
 def _continued(
@@ -179,8 +197,12 @@ def _texts(tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor | list[list[
     return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
-def _rooms(ids: list[list[int]], max_new_tokens: int, context: int) -> list[int]:
-    """Tokens that the context leaves each prompt for its reply."""
+def rooms_of(ids: Sequence[list[int]], max_new_tokens: int, context: int) -> list[int]:
+    """Tokens that the context leaves each prompt for its reply.
+
+    Raises:
+        DataError: If it leaves one none.
+    """
     rooms = [min(max_new_tokens, context - len(item)) for item in ids]
     if rooms and min(rooms) < 1:
         raise DataError(

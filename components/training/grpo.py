@@ -17,7 +17,7 @@ from trl.models import unwrap_model_for_generation
 
 from components.common.adapters import read_stack
 from components.common.digests import seed_for
-from components.common.generation import sample_tokens
+from components.common.generation import rooms_of, sample_tokens
 from components.common.models import context_length
 from components.training.adapters import refuse_head_adapter
 from components.training.batches import split_evenly
@@ -43,14 +43,18 @@ class OrderedGRPOTrainer(OrderedTrainer, GRPOTrainer):  # type: ignore[misc]  # 
         context: Tokens that the model's positions allow.
         table: Keeps a few rollouts.
         generated: Tokens drawn so far.
+        shared: Whether the workers share the model's weights, so that all of them must generate at once.
     """
 
-    def __init__(self, *args: Any, context: int, table: RolloutTable, generated: int, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, context: int, table: RolloutTable, generated: int, shared: bool, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.eos_token_ids = [int(self._tokenizer.eos_token_id)]  # where evaluation stops
         self._context = context
         self._table = table
         self._generated = generated
+        self._shared = shared
         self._rows_of_step = 0
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:
@@ -105,7 +109,10 @@ class OrderedGRPOTrainer(OrderedTrainer, GRPOTrainer):  # type: ignore[misc]  # 
             return super()._generate_single_turn(prompt_ids, *more, **others)
         rows = len(prompt_ids)
         batches, step = self.conduct.batches, self.state.global_step + 1
-        room = min(self.max_completion_length, self._context - max(map(len, prompt_ids)))
+        # Each row's own: what is drawn must not depend on which rows a worker has.
+        rooms = rooms_of(prompt_ids, self.max_completion_length, self._context)
+        told = torch.tensor(rooms, device=self.accelerator.device)
+        everyones = self.accelerator.gather(told).tolist() if self._shared else ()
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -121,10 +128,11 @@ class OrderedGRPOTrainer(OrderedTrainer, GRPOTrainer):  # type: ignore[misc]  # 
                 model,
                 self._tokenizer,
                 prompt_ids,
-                room,
+                rooms,
                 self.temperature,
                 seed_for(self.conduct.progressed.seed, f"rollouts of step {step}"),
                 (batches.rank * rows, batches.workers * rows),
+                everyones,
             )
             model.train()
         return completions, None
@@ -232,6 +240,7 @@ def make_trainer(job: dict[str, Any], conduct: Conduct, model: Any, tokenizer: A
             conduct.batches.steps, before.get("rollouts", []), Path(job["out"]) / ROLLOUTS if first else None
         ),
         generated=int(before.get("generated_tokens", 0)),
+        shared=job["compute"]["strategy"] != "ddp",
     )
     if adapted and settings["beta"]:
         _refer_to_start(model, Path(job["model"]), settings["adapter"])

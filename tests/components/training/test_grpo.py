@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from components.common.curriculum import PhasePlan, sequence
 from components.common.errors import DataError, UserError
 from components.common.examples import Example, read_examples, write_rows
-from components.common.generation import generate, sample, sample_tokens
+from components.common.generation import generate, rooms_of, sample, sample_tokens
 from components.common.launcher import launch, session
-from components.common.models import model_folder
+from components.common.models import load_tokenizer, model_folder
 from components.common.rendering import encode_prompts
 from components.common.spec_phases import GrpoSettings
 from components.common.verifiers import verify
@@ -230,17 +230,50 @@ def test_the_same_seed_draws_the_same_replies_and_another_draws_others(lab_weigh
 
 def test_a_part_of_the_rows_is_drawn_as_in_the_whole(lab_weights, lab_tokenizer):
     ids = encode_prompts(lab_tokenizer, [PROMPTS[0]] * 6)
-    whole = sample_tokens(lab_weights, lab_tokenizer, ids, 6, 1.0, 5)
-    parts = [sample_tokens(lab_weights, lab_tokenizer, ids[:3], 6, 1.0, 5, (first, 6)) for first in (0, 3)]
+    whole = sample_tokens(lab_weights, lab_tokenizer, ids, [6] * 6, 1.0, 5)
+    parts = [sample_tokens(lab_weights, lab_tokenizer, ids[:3], [6] * 3, 1.0, 5, (first, 6)) for first in (0, 3)]
     assert parts[0] + parts[1] == whole
     assert len({tuple(row) for row in whole}) > 1
+
+
+def test_every_row_has_its_own_room(lab_weights, lab_tokenizer):
+    """What is drawn for a row depends on nobody it shares the batch with, also where the context binds."""
+    ids = encode_prompts(lab_tokenizer, [PROMPTS[place] for place in (0, 2, 1, 2, 0, 1)])
+    rooms = rooms_of(ids, 6, max(map(len, ids)) + 2)
+    assert rooms == [6, 2, 6, 2, 6, 6]
+    whole = sample_tokens(lab_weights, lab_tokenizer, ids, rooms, 2.0, 5)
+    assert max(map(len, (whole[1], whole[3]))) == 2 < max(map(len, whole))
+    alone = [
+        sample_tokens(lab_weights, lab_tokenizer, [ids[row]], [rooms[row]], 2.0, 5, (row, 6))[0] for row in range(6)
+    ]
+    assert alone == whole
+    shared = sample_tokens(lab_weights, lab_tokenizer, ids[2:3], [6], 2.0, 5, (2, 6), all_rooms=[2, 6])
+    assert shared == whole[2:3]
+
+
+def test_a_short_prompt_is_not_cut_for_a_long_one(grpo_job, tmp_path):
+    long = " and ".join(["three times four"] * 6)
+    rows = [
+        Example(messages=(("user", text), ("assistant", "2")), answer="2", verifier="exact", id=name)
+        for name, text in (("short", "hi"), ("long", long))
+    ]
+    write_rows(tmp_path / "rows.parquet", (row.to_row() for row in rows))
+    longest = max(map(len, encode_prompts(load_tokenizer(LAB), [row.prompt for row in rows])))
+    settings = {"batch_size": 2, "steps": 1, "temperature": 3.0, "max_length": longest + 1}
+    job = grpo_job("both", tmp_path / "rows.parquet", settings=settings)
+    fit(job)
+    words: dict[bool, list[int]] = {True: [], False: []}
+    for row in rollouts(job):
+        words[long in row["prompt"]].append(len(row["completion"].split()))
+    assert max(words[True]) <= 1
+    assert max(words[False]) > 1
 
 
 def test_tokens_are_drawn_with_the_model_s_probabilities(lab_weights, lab_tokenizer):
     (ids,) = encode_prompts(lab_tokenizer, [PROMPTS[0]])
     with torch.inference_mode():
         expected = (lab_weights(torch.tensor([ids])).logits[0, -1].float() / 0.7).softmax(-1)
-    drawn = torch.tensor(sample_tokens(lab_weights, lab_tokenizer, [ids] * 4000, 1, 0.7, 3)).flatten()
+    drawn = torch.tensor(sample_tokens(lab_weights, lab_tokenizer, [ids] * 4000, [1] * 4000, 0.7, 3)).flatten()
     shares = torch.bincount(drawn, minlength=len(expected)) / 4000
     likely = expected > 0.01
     assert int(likely.sum()) > 2
