@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from components.common.digests import hash_order
+from components.common.errors import DataError
 from components.common.examples import Example, read_rows, write_rows
 from components.common.models import context_length, load_model, load_tokenizer, model_folder, quiet
 from components.common.progress import Progress
@@ -52,10 +53,20 @@ def choose(
         per_tier: At most so many of each tier and slice, the first by a seeded hash; None: all.
         seed: Of the data.
         without_selection: Leave out the examples that checkpoints are selected on.
+
+    Raises:
+        DataError: If none is left but tests of their own.
     """
     rows = [(Example.from_row(row), int(row["tier"])) for row in read_rows(held_out)]
     if without_selection:
+        selecting = sum(for_selection(example) for example, _ in rows)
         rows = [(example, tier) for example, tier in rows if not for_selection(example)]
+        if selecting and all(example.slice is not None for example, _ in rows):
+            raise DataError(
+                f"all {selecting} held-out example(s) fall into the half that `select` compares checkpoints on, so "
+                "nothing is left to evaluate",
+                "raise `data.held_out.fraction`, or take `select: last` in every phase",
+            )
     if per_tier is None:
         return rows
     kept: set[str] = set()

@@ -44,6 +44,7 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
         `out/optimizer`.
     """
     from components.common.models import context_length, load_tokenizer, quiet
+    from components.training.selecting import check_selection
     from components.training.step import tier_ids
 
     if job["compute"]["workers"] == 1 and job["gpus_per_worker"]:
@@ -61,6 +62,7 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
     started = time.time()
     marks = {"fit": started}
     with on_signals(scratch):
+        check_selection(job, load_tokenizer(folder), limit)
         data = method.prepare(job, load_tokenizer(folder), order, limit, scratch / "data.arrow")
         began = marks["data"] = time.time()
         span = job["span"] or [0, steps_of(plan.settings, len(data["rows"]))]

@@ -2,7 +2,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from components.common.errors import DataError
 from components.common.examples import SCORED_SCHEMA, Example, read_rows, write_rows
+from components.common.selection import for_selection
 from components.evaluation.measure import choose, measure, summarize
 from components.evaluation.step import held_out_digest
 
@@ -76,6 +78,21 @@ def test_a_limit_takes_as_many_of_each_tier_and_always_the_same(tmp_path):
     assert len(choose(path, None, 7)) == 10
 
 
+def test_a_held_out_part_that_only_selects_leaves_nothing_to_evaluate(tmp_path):
+    rows = list(read_rows(held_out(tmp_path, 20)))
+    selecting = [row for row in rows if for_selection(Example.from_row(row))]
+    assert 0 < len(selecting) < 20
+    path = tmp_path / "selecting.parquet"
+    test = {**selecting[0], "slice": "unseen_wording"}  # a test of its own says nothing about the rest
+    write_rows(path, [*selecting[1:], test], SCORED_SCHEMA.append(pa.field("tier", pa.int32())))
+    with pytest.raises(
+        DataError, match=rf"all {len(selecting) - 1} held-out example\(s\) fall into the half"
+    ) as raised:
+        choose(path, None, 7, without_selection=True)
+    assert "held_out.fraction" in raised.value.remedy
+    assert len(choose(path, None, 7)) == len(selecting)
+
+
 @pytest.mark.parametrize("column", ["group", "slice", "tier"])
 def test_how_examples_are_counted_enters_the_digest(tmp_path, column):
     path = held_out(tmp_path, 4)
@@ -92,6 +109,7 @@ def test_the_base_model_is_measured_for_real(tmp_path):
         "model_spec": {},
         "held_out": str(held_out(tmp_path, 6)),
         "evaluation": SETTINGS,
+        "without_selection": False,
         "max_length": 128,
         "seed": 1,
         "bootstrap_seed": 1,
