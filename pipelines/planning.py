@@ -9,7 +9,7 @@ from components.common.curriculum import OWN, PhasePlan, expand, sequence, steps
 from components.common.examples import read_rows
 from components.common.keys import phase_key, scores_key, splits_key
 from components.common.model_shape import ModelShape, model_shape
-from components.common.models import context_length, model_digest, model_folder
+from components.common.models import base_folder, context_length, model_digest, model_folder
 from components.common.pace import Pace, alike
 from components.common.phase_data import own_data, required
 from components.common.spec import Spec
@@ -77,9 +77,9 @@ def check_inputs(spec: Spec) -> None:
     for plan in _all_phases(spec):
         if plan.data:
             resolve(own_data(spec, plan))
-    folder = model_folder(spec.model.path)
+    folder = base_folder(spec.model.path)
     if spec.scoring.model is not None:
-        model_folder(spec.scoring.model)
+        base_folder(spec.scoring.model)
     check_targets(spec, folder)
     shape = model_shape(folder)
     if shape is not None:

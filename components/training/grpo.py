@@ -257,4 +257,7 @@ def _refer_to_start(model: Any, parent: Path, how: str) -> None:
     from safetensors.torch import load_file
 
     set_peft_model_state_dict(model, load_file(parent / active / "adapter_model.safetensors"), adapter_name="ref")
+    for name, module in model.named_modules():
+        if name.endswith(".lora_dropout.ref") and isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # a reference draws nothing
     model.set_adapter("default")

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from components.common.adapters import Stack, merge, read_stack
 from components.common.errors import UserError
 from components.common.models import load_model, load_weights, model_digest, model_folder
-from components.common.spec import ModelSpec
+from components.common.spec import ModelSpec, Spec
 from components.training.adapters import save_trained, trainable
 from pipelines.alone import evaluate_alone
+from pipelines.planning import check_inputs
 
 LAB = model_folder("lab")
 HALF = ModelSpec.model_validate({"path": "lab", "dtype": "bfloat16", "adapter": {"rank": 4, "alpha": 8}})
@@ -124,7 +125,12 @@ def test_adapters_are_not_laid_on_another_base_of_the_same_shape(tmp_path, base,
         load(folder, HALF)
 
 
-@pytest.mark.parametrize("use", [model_digest, lambda path: load_model(Path(path), ModelSpec(path=path))])
+def checked(path: str) -> None:
+    data = {"train": [{"path": "lab://instructions?count=8"}]}
+    check_inputs(Spec.model_validate({"name": "on", "data": data, "model": {"path": path}}))
+
+
+@pytest.mark.parametrize("use", [model_digest, lambda path: load_model(Path(path), ModelSpec(path=path)), checked])
 def test_adapters_are_no_base_model(tmp_path, use):
     folder = leave(tmp_path / "first", LAB)
     with pytest.raises(UserError, match="holds adapters, and not the model that they were trained on"):

@@ -20,9 +20,12 @@ from components.common.generation import generate, rooms_of, sample, sample_toke
 from components.common.launcher import launch, session
 from components.common.models import load_tokenizer, model_folder
 from components.common.rendering import encode_prompts
+from components.common.spec import ModelSpec
 from components.common.spec_phases import GrpoSettings
 from components.common.verifiers import verify
+from components.training.adapters import trainable
 from components.training.fit import fit
+from components.training.grpo import _refer_to_start
 from components.training.ordered import Conduct
 from components.training.rollouts import RolloutTable, reward_functions
 
@@ -187,6 +190,19 @@ def test_an_adapter_is_held_to_what_its_phase_started_from(make_job, grpo_job, m
         kl = curve(result, "kl")
         assert kl[0] == pytest.approx(0, abs=1e-9)
         assert kl[-1] > 1e-7
+
+
+def test_the_reference_of_an_adapter_has_no_dropout(make_job):
+    spec = {"model": {**LORA["model"], "adapter": {"rank": 4, "dropout": 0.3}}}
+    first = make_job("first", spec=spec)
+    fit(first)
+    parent = Path(first["out"]) / "model"
+    model = trainable(parent, ModelSpec.model_validate(spec["model"]), first)
+    model.add_adapter("ref", model.peft_config["default"])  # as TRL makes it
+    _refer_to_start(model, parent, "continue")
+    rates = {name: part.p for name, part in model.named_modules() if isinstance(part, torch.nn.Dropout)}
+    assert {rate for name, rate in rates.items() if name.endswith(".ref")} == {0.0}
+    assert {rate for name, rate in rates.items() if name.endswith(".default")} == {0.3}
 
 
 @pytest.mark.parametrize(
