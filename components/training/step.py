@@ -136,6 +136,8 @@ def run(context: str, split: str, parent: str, curriculum: str, index: int, seed
                 )
         return {
             **fit_job(spec, plan, files, seed, model),
+            # Of the parent too, so that no two phases of a run draw the same; equal keys have equal parents.
+            "training_seed": seed_for(seed, f"training after {parent_key}"),
             "span": span,
             "keep_optimizer": kept,
             "carried": None if carried is None else str(carried.path),
