@@ -27,9 +27,8 @@ def until_training(place, process):
     [
         ("sft", 1, signal.SIGTERM, 143),
         ("grpo", 1, signal.SIGTERM, 143),
-        ("sft", 2, signal.SIGTERM, 143),
-        ("sft", 1, signal.SIGINT, 130),
-        ("grpo", 2, signal.SIGINT, 130),
+        ("grpo", 1, signal.SIGINT, 130),
+        ("sft", 2, signal.SIGINT, 130),
     ],
 )
 def test_a_stop_saves_the_phase_first(ready, calm, method, workers, number, code):
