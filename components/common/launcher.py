@@ -123,6 +123,12 @@ def _deaf() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def set_ray_environment() -> None:
+    """Set what Ray reads when it is imported, where no session has: to be called before that."""
+    if SESSION not in os.environ:
+        os.environ.update(environment())
+
+
 def connect_ray() -> None:
     """Connect this process to the run's one Ray instance, which the session starts when first asked."""
     from components.common import ray_instance

@@ -31,6 +31,8 @@ def environment() -> dict[str, str]:
         "RAY_TRAIN_V2_ENABLED": "1",
         # 2 s by default: a fit of one worker then ends 4 s after its loop has.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        # 60 s by default: a run whose Ray was killed would sit there for as long before it says so.
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_USAGE_STATS_ENABLED": "0",

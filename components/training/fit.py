@@ -19,6 +19,7 @@ FAILURES = 3
 """How often a group of workers starts again after one of them was lost; it goes on from the last checkpoint."""
 
 
+_TOLD = ("steps", "learning", "batching", "best", "selected", "rollbacks", "resumed_at", "checkpoint_seconds")
 _PATIENCE = 6 * 3600
 """Seconds that workers wait for each other: the first one alone measures what `select` compares. Lost ones are noticed
 otherwise, by Ray."""
@@ -47,11 +48,10 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
     from components.training.selecting import check_selection
     from components.training.step import tier_ids
 
-    if job["compute"]["workers"] == 1 and job["gpus_per_worker"]:
-        # The trainer would spread one process over every GPU it sees, and the key says one.
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    _see_one_gpu(job)
     quiet()
-    out, plan = Path(job["out"]), PhasePlan.from_json(job["plan"])
+    out, plan = Path(job["out"]).absolute(), PhasePlan.from_json(job["plan"])  # workers are in folders of their own
+    job = {**job, "out": str(out)}
     files = {int(tier): Path(path) for tier, path in job["tiers"].items()}
     folder = Path(job["model"])
     order = sequence(plan, tier_ids(files), job["seed"])
@@ -75,11 +75,10 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
     shutil.rmtree(scratch)
     loop = metrics["loop_seconds"]
     metrics["extra"].pop("rollouts", None)  # they lie in a file of their own
-    told = ("steps", "learning", "batching", "best", "selected", "rollbacks", "resumed_at", "checkpoint_seconds")
     return {
         **data["counts"],
         "sequence": len(order),
-        **{name: metrics[name] for name in told},
+        **{name: metrics[name] for name in _TOLD},
         "extra": {**data.get("extra", {}), **metrics["extra"]},
         "marks": {**marks, **metrics["marks"]},
         "train_seconds": loop,
@@ -88,11 +87,18 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _see_one_gpu(job: dict[str, Any]) -> None:
+    """One process would spread the model over every GPU it sees, and the key says one."""
+    if job["compute"]["workers"] == 1 and job["gpus_per_worker"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+
+
 def _run(job: dict[str, Any]) -> dict[str, Any]:
+    from components.common.launcher import connect_ray, set_ray_environment
+
+    set_ray_environment()  # Ray reads it when it is imported
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
-
-    from components.common.launcher import connect_ray
 
     workers, gpus = job["compute"]["workers"], job["gpus_per_worker"]
     alone = workers == 1

@@ -65,9 +65,9 @@ def ours(place: Path, file: Path, options: dict[str, Any]) -> dict[str, Any]:
     """One phase through `fit`: Ray Train, callbacks, live tracking and checkpoints included."""
     from components.common.checkpoints import CheckpointPlace
     from components.common.curriculum import MAIN, PhasePlan, Portion
+    from components.common.launcher import launch, session
     from components.common.models import model_folder
     from components.common.spec_phases import SftSettings
-    from components.training.fit import fit
     from components.training.step import fit_job
 
     settings = {"epochs": 1, "learning_rate": 1e-3, "batch_size": BATCH, "max_length": 1024, "schedule": "constant"}
@@ -80,7 +80,8 @@ def ours(place: Path, file: Path, options: dict[str, Any]) -> dict[str, Any]:
         job["checkpoints"] = asdict(CheckpointPlace(str(out / "store"), "bench", 1))
     if options.get("every"):
         job["compute"]["checkpoint_every"] = options["every"]
-    result = fit(job)
+    with session(out / "ray-logs"):
+        result, _ = launch("components.training.fit:fit", job=job)
     points = [(point["time"], point["tokens"], point["loss"]) for point in result["learning"]]
     return {"points": points, "stall": result["checkpoint_seconds"], "seconds": result["train_seconds"]}
 

@@ -65,7 +65,8 @@ def test_evaluate_measures_a_model_on_the_split_s_held_out_part(lab):
 
 def test_the_stages_one_after_another_are_a_run(lab):
     lab.run("train", "tiers/tier-1.parquet", "--set", "epochs=1", "--set", "learning_rate=2e-3", "--out", "first")
-    lab.run("train", "tiers/tier-2.parquet", "--model", "first/model", "--set", "epochs=1", "--out", "second")
+    further = ("--model", "first/model", "--set", "epochs=1", "--workers", "2")  # which brings Ray with it
+    lab.run("train", "tiers/tier-2.parquet", *further, "--out", "second")
     lab.run("evaluate", "tiers/held_out.parquet", "--model", "second/model", "--out", "end", "--max-new-tokens", "4")
     assert json.loads((lab.folder / "second" / "phase.json").read_text())["model"] == str(lab.folder / "first/model")
     assert json.loads((lab.folder / "end" / "metrics.json").read_text())["metrics"]["loss.nats_per_token"] > 0
