@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -144,6 +145,10 @@ class Session:
         if not self._preloaded:
             for name in PRELOAD:
                 importlib.import_module(name)
+            # What is imported stays: the children's garbage collection need not look at it again and again, and its
+            # pages stay shared with them.
+            gc.collect()
+            gc.freeze()
             self._preloaded = True
 
     def _fork_call(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:

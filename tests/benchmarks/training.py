@@ -86,20 +86,32 @@ def ours(place: Path, file: Path, options: dict[str, Any]) -> dict[str, Any]:
     return {"points": points, "stall": result["checkpoint_seconds"], "seconds": result["train_seconds"]}
 
 
-def bare(file: Path) -> dict[str, Any]:
-    """TRL's trainer as its documentation shows it: padded, in the order of its own sampler, with the same settings."""
+def bare(file: Path, ordered: bool, deterministic: bool) -> dict[str, Any]:
+    """TRL's trainer as its documentation shows it: padded, with the same settings.
+
+    Args:
+        file: The examples.
+        ordered: Whether they are read in our order, so that as much is padded, rather than by its own sampler.
+        deterministic: Whether torch uses its deterministic algorithms, as ours does.
+    """
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
+    from components.common.digests import hash_order
     from components.common.examples import read_examples
     from components.common.models import load_tokenizer, model_folder
     from components.common.rendering import encode
+    from components.common.reproducible import set_reproducible
 
     torch.set_num_threads(os.cpu_count() or 1)
+    if deterministic:
+        set_reproducible(os.cpu_count() or 1)
     tokenizer = load_tokenizer(model_folder("lab"))
-    encoded = encode(tokenizer, [example.messages for example in read_examples(file)], 1024)
+    examples = {example.id: example for example in read_examples(file)}
+    order = hash_order(examples, 3, "order") if ordered else list(examples)
+    encoded = encode(tokenizer, [examples[item].messages for item in order], 1024)
     data = Dataset.from_list([{"input_ids": item.input_ids, "labels": item.labels} for item in encoded])
     points: list[tuple[float, float, float]] = []
 
@@ -129,6 +141,7 @@ def bare(file: Path) -> dict[str, Any]:
                 report_to="none",
                 disable_tqdm=True,
                 seed=3,
+                train_sampling_strategy="sequential" if ordered else "random",
             ),
             train_dataset=data,
             processing_class=tokenizer,
@@ -151,6 +164,8 @@ def measured(place: Path, steps: int, options: dict[str, Any]) -> dict[str, Any]
 
 WHAT: dict[str, dict[str, Any]] = {
     "bare TRL, padded": {"bare": True},
+    "the same in our order": {"bare": True, "ordered": True},
+    "the same, deterministic": {"bare": True, "ordered": True, "deterministic": True},
     "ours, padded": {"batching": "padded"},
     "ours, packed (auto)": {"batching": "auto"},
     "ours, grouped": {"batching": "grouped"},
@@ -169,7 +184,14 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if given.one:
         options, file = json.loads(given.one), prepared(given.place, given.steps)
-        print("\n" + json.dumps(bare(file) if options.get("bare") else ours(given.place, file, options)))
+        print(
+            "\n"
+            + json.dumps(
+                bare(file, options.get("ordered", False), options.get("deterministic", False))
+                if options.get("bare")
+                else ours(given.place, file, options)
+            )
+        )
         return
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
