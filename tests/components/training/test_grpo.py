@@ -74,25 +74,27 @@ def test_rewards_judge_completions_as_evaluation_does():
 
 
 def test_several_rewards_are_averaged_and_told_apart(grpo_job, tmp_path, monkeypatch):
-    (tmp_path / "my_rewards.py").write_text(
+    (tmp_path / "phase_rewards.py").write_text(
         "def short(response, answer):\n    return 2.0 if len(response) < 20 else -1\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    names = ["exact", "my_rewards:short"]
+    names = ["exact", "phase_rewards:short"]
     job = grpo_job("several", settings={"rewards": names, "batch_size": 2, "steps": 1})
     result = fit(job)
     rows = rollouts(job)
     assert len(rows) == 8
-    rewards = [(row["exact"] + row["my_rewards.short"]) / 2 for row in rows]
+    rewards = [(row["exact"] + row["phase_rewards.short"]) / 2 for row in rows]
     point = result["learning"][0]
-    assert point["rewards/my_rewards.short/mean"] == pytest.approx(sum(row["my_rewards.short"] for row in rows) / 8)
+    assert point["rewards/phase_rewards.short/mean"] == pytest.approx(
+        sum(row["phase_rewards.short"] for row in rows) / 8
+    )
     assert point["reward"] == pytest.approx(sum(rewards) / 8)
     for start in (0, 4):
         group = torch.tensor(rewards[start : start + 4])
         expected = (group - group.mean()) / (group.std() + 1e-4)
         given = [row["advantage"] for row in rows[start : start + 4]]
         assert given == pytest.approx(expected.tolist(), abs=1e-4)
-    assert {row["my_rewards.short"] for row in rows} == {2.0, -1.0}  # so that there was something to compare
+    assert {row["phase_rewards.short"] for row in rows} == {2.0, -1.0}  # so that there was something to compare
     alike = sum(len(set(rewards[start : start + 4])) == 1 for start in (0, 4)) / 2
     assert point["frac_reward_zero_std"] == alike
 
