@@ -41,8 +41,8 @@ def trained(files, spec, tmp_path_factory):
     """Trains a phase as a run's step does, in a session; returns the ids promised, those read, and the weights."""
     logs = tmp_path_factory.mktemp("ray-logs")
 
-    def train(curriculum: str, workers: int, **settings: Any) -> dict[str, Any]:
-        out = tmp_path_factory.mktemp(f"{curriculum}-{workers}")
+    def train(curriculum: str, workers: int | list[int], **settings: Any) -> dict[str, Any]:
+        out = tmp_path_factory.mktemp(curriculum)
         plan = find_plan(spec, curriculum, 1, SEED)
         job = fit_job(spec, plan, files, SEED, model_folder("lab"))
         job["plan"]["settings"].update(settings)
@@ -52,7 +52,7 @@ def trained(files, spec, tmp_path_factory):
         result, _ = launch("components.training.fit:fit", job=job)
         return {
             "promised": sequence(plan, tier_ids(files), SEED),
-            "read": [lines(out / f"rank-{rank}.jsonl", files, plan.tiers) for rank in range(workers)],
+            "read": [lines(path, files, plan.tiers) for path in sorted(out.glob("rank-*.jsonl"))],
             "weights": load_file(out / "result" / "model" / "model.safetensors"),
             "steps": result["steps"],
             "learning": result["learning"],
@@ -112,6 +112,15 @@ def test_all_tiers_at_once_are_read_in_the_promised_mix(trained):
 def test_two_workers_read_together_what_was_promised(together):
     first, second = together["read"]
     assert [one + other for one, other in zip(first, second, strict=True)] == slices(together["promised"])
+
+
+def test_as_many_workers_as_there_is_room_for_read_what_was_promised(trained, alone):
+    elastic = trained("main", [1, 2])
+    assert len(elastic["read"]) in (1, 2)
+    together = [[item for part in parts for item in part] for parts in zip(*elastic["read"], strict=True)]
+    assert together == slices(elastic["promised"])
+    losses = [[point["loss"] for point in result["learning"]] for result in (alone, elastic)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_two_workers_share_every_step_evenly(together):
