@@ -6,6 +6,7 @@ the wording of errors are in `spec_file.py`; the expansion of the curriculum int
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -218,6 +219,12 @@ class Spec(Strict):
     def data_seed(self) -> int:
         """The seed of the held-out part and the mixing."""
         return self.seed if self.data.seed is None else self.data.seed
+
+    @model_validator(mode="after")
+    def _store_is_a_place(self) -> Self:
+        if "://" in self.store and not re.match(r"s3://[^/]+", self.store):
+            raise ValueError(f"store {self.store!r} is neither a folder nor `s3://bucket/prefix`")
+        return self
 
     @model_validator(mode="after")
     def _tiers_exist(self) -> Self:

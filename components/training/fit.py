@@ -62,8 +62,9 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
     started = time.time()
     marks = {"fit": started}
     with on_signals(scratch):
-        check_selection(job, load_tokenizer(folder), limit)
-        data = method.prepare(job, load_tokenizer(folder), order, limit, scratch / "data.arrow")
+        tokenizer = load_tokenizer(folder)
+        check_selection(job, tokenizer, limit)
+        data = method.prepare(job, tokenizer, order, limit, scratch / "data.arrow")
         began = marks["data"] = time.time()
         span = job["span"] or [0, steps_of(plan.settings, len(data["rows"]))]
         data["file"] = str(scratch / "data.arrow")

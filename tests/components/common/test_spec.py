@@ -253,3 +253,13 @@ def test_carrying_is_for_phases_after_the_first():
     spec = Spec.model_validate({**SMALL, "curriculum": {"sft": {"carry": "optimizer"}}})
     plans = {one.name: [plan.settings.carry for plan in one.phases] for one in expand(spec, 1)}
     assert plans == {"main": ["none", "optimizer", "optimizer"], "one_off": ["none"], "random_tiers": plans["main"]}
+
+
+@pytest.mark.parametrize("place", ["ftp://host/store", "s3://", "http://bucket/prefix"])
+def test_a_store_is_a_folder_or_a_bucket(place):
+    assert "is neither a folder nor `s3://bucket/prefix`" in why_not(store=place)
+
+
+@pytest.mark.parametrize("place", ["runs/store", "s3://bucket", "s3://bucket/prefix"])
+def test_folders_and_buckets_are_stores(place):
+    assert Spec.model_validate({**SMALL, "store": place}).store == place
