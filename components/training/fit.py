@@ -57,12 +57,11 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
     order = sequence(plan, tier_ids(files), job["seed"])
     scratch = out / "scratch"
     scratch.mkdir()
-    limit = min(plan.settings.max_length, context_length(folder))
+    limit, tokenizer = min(plan.settings.max_length, context_length(folder)), load_tokenizer(folder)
     method = importlib.import_module(f"components.training.{plan.method}")
     started = time.time()
     marks = {"fit": started}
     with on_signals(scratch):
-        tokenizer = load_tokenizer(folder)
         check_selection(job, tokenizer, limit)
         data = method.prepare(job, tokenizer, order, limit, scratch / "data.arrow")
         began = marks["data"] = time.time()

@@ -1,7 +1,6 @@
 """Checkpoints of a phase under way, in a folder and in S3."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -172,25 +171,17 @@ def test_killed_in_the_middle_of_a_file_it_leaves_the_checkpoint_before(here, wr
     assert read(latest(here, tmp_path / "into")) == (10, "weights 10", [10])
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a tiny disk needs root")
-def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(written, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a tiny disk needs the right to mount")
-    try:
-        place = CheckpointPlace(str(disk / "store"), KEY, 0)
-        save(place, 10, written(10))
-        large = written(20)
-        (large / "optimizer").write_bytes(b"x" * 2_000_000)
-        with pytest.raises(UserError, match="is full"):
-            save(place, 20, large)
-        assert read(latest(place, tmp_path / "into")) == (10, "weights 10", [10])
-        save(place, 30, written(30))
-        assert read(latest(place, tmp_path / "into"))[0] == 30
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(written, tmp_path, tiny_disk):
+    disk = tiny_disk("1m")
+    place = CheckpointPlace(str(disk / "store"), KEY, 0)
+    save(place, 10, written(10))
+    large = written(20)
+    (large / "optimizer").write_bytes(b"x" * 2_000_000)
+    with pytest.raises(UserError, match="is full"):
+        save(place, 20, large)
+    assert read(latest(place, tmp_path / "into")) == (10, "weights 10", [10])
+    save(place, 30, written(30))
+    assert read(latest(place, tmp_path / "into"))[0] == 30
 
 
 def test_a_late_write_of_an_old_version_changes_no_register(tmp_path):

@@ -1,8 +1,6 @@
 """Leases: one maker for each result, over a folder and over S3."""
 
 import json
-import os
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -179,24 +177,16 @@ def test_while_the_store_is_away_no_time_passes_for_a_holder():
     assert watch.unchanged("2", 0.1) == 0.0
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a tiny disk needs root")
-def test_a_full_disk_is_said(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a tiny disk needs the right to mount")
-    try:
-        objects = open_objects(disk)
-        first = take(objects)
-        with (disk / "other").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-            while True:
-                file.write(b"x" * 4096)
-        with pytest.raises(UserError, match="is full"):
-            acquire(objects, "phases", "f" * 32, "run", lambda: False, lambda holder: None)
-        with pytest.raises(UserError, match="is full"):
-            objects.write("runs/a/run.json", b"x" * 100)
-        first.check()  # what stands there is whole
-        assert [item.name for item in objects.list("runs")] == []
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+def test_a_full_disk_is_said(tiny_disk):
+    disk = tiny_disk("64k")
+    objects = open_objects(disk)
+    first = take(objects)
+    with (disk / "other").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(b"x" * 4096)
+    with pytest.raises(UserError, match="is full"):
+        acquire(objects, "phases", "f" * 32, "run", lambda: False, lambda holder: None)
+    with pytest.raises(UserError, match="is full"):
+        objects.write("runs/a/run.json", b"x" * 100)
+    first.check()  # what stands there is whole
+    assert [item.name for item in objects.list("runs")] == []

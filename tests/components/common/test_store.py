@@ -180,15 +180,9 @@ def test_finding_while_results_are_made_sees_whole_results_or_none(store):
 
 
 @pytest.fixture
-def full_disk(tmp_path):
+def full_disk(tiny_disk):
     """A disk of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.name != "posix" or os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a tiny disk needs root and the right to mount")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    return tiny_disk("1m")
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_that_is_found(full_disk):
