@@ -6,14 +6,12 @@ import contextlib
 import json
 import logging
 import os
-import platform
 import secrets
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +20,7 @@ from rich.console import Console
 from components.common.curriculum import expand
 from components.common.errors import UserError, mendable
 from components.common.launcher import SESSION_MODULE, STOPPING, session
+from components.common.machine import machine, versions
 from components.common.phase_data import preparing_places
 from components.common.progress import EVENTS
 from components.common.records import RunInfo, RunRecords
@@ -34,7 +33,6 @@ from pipelines.screen import Screen, tracking_warnings
 
 RUN_FILE = "run.json"
 LOG_FILE = "run.log"
-_PACKAGES = ("torch", "transformers", "trl", "ray", "kfp", "mlflow", "datasets", "accelerate", "tokenizers", "numpy")
 
 
 def run_spec(spec: Spec, output_dir: Path, console: Console) -> dict[str, Any]:
@@ -90,8 +88,8 @@ def new_run(spec: Spec, output_dir: Path) -> RunInfo:
         store=spec.store,
         output_dir=str(output_dir.absolute()),
         started=now.isoformat(timespec="seconds"),
-        versions=_versions(),
-        machine=_machine(),
+        versions=versions(),
+        machine=machine(),
     )
 
 
@@ -193,30 +191,6 @@ def _stop_steps() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGINT)
     psutil.wait_procs(steps, timeout=STOPPING + 2)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("phasetune", *_PACKAGES):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def _machine() -> dict[str, Any]:
-    import psutil
-
-    model = ""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "platform": platform.platform(),
-        "cpu": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": sorted(str(item) for item in Path("/proc/driver/nvidia/gpus").glob("*")),
-    }
 
 
 def exit_code(error: BaseException) -> int:

@@ -55,8 +55,8 @@ class RunInfo:
         spec: The resolved spec, as JSON values.
         spec_digest: Digest of the resolved spec.
         store: The store's place.
-        output_dir: Where report.html and summary.json go.
-        started: ISO 8601 time, UTC.
+        output_dir: Where report.html and summary.json go; empty on a cluster.
+        started: ISO 8601 time, UTC; empty in the context of a compiled pipeline, see `joining`.
         mlflow: {"uri", "run_id"}; empty strings where tracking is off.
         versions: Package versions by name.
         machine: {"platform", "cpu", "cores", "memory_gib", "gpus"}.
@@ -72,6 +72,11 @@ class RunInfo:
     mlflow: dict[str, str] = field(default_factory=lambda: {"uri": "", "run_id": ""})
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether Kubeflow's pods run it: such a run has no folder for its report."""
+        return not self.output_dir
 
     def to_json(self) -> str:
         """One line of JSON; what travels between the steps as their context."""

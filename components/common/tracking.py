@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from components.common.errors import UserError
 from components.common.records import RunInfo
@@ -24,7 +24,7 @@ from components.common.tracking_connect import (
     resolve,
     warn,
 )
-from components.common.tracking_runs import ATTACHED, artifact_folder, find_runs, open_run
+from components.common.tracking_runs import ATTACHED, artifact_folder, find_parent, find_runs, open_run
 from components.common.tracking_send import sync
 from components.common.tracking_stream import PhaseStream
 
@@ -53,8 +53,9 @@ _REFUSALS = (
 def open_parent(tracking: TrackingSpec, info: RunInfo, artifact_root: Path | None = None) -> dict[str, str]:
     """Make or find the run's parent in MLflow, with its tags and the curriculum's parameters.
 
-    Where the environment has MLFLOW_RUN_ID, that run becomes the parent, on MLFLOW_TRACKING_URI where that is set too
-    (Kubeflow gives both); its status then stays with whoever made it.
+    Where the environment has MLFLOW_RUN_ID, that run becomes the parent, on MLFLOW_TRACKING_URI where that is set too;
+    its status then stays with whoever made it. Kubeflow gives both to every task, with a run of the task's own: the
+    parent is then the run above that one.
 
     Args:
         tracking: Where MLflow is.
@@ -104,17 +105,21 @@ def _remedy(error: Exception, uri: str) -> str:
 def end_parent(info: RunInfo, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
     """End the parent run, and with FAILED or KILLED the children that still run; never raises.
 
-    A parent that MLFLOW_RUN_ID named keeps its status: its owner sets it.
+    A parent that MLFLOW_RUN_ID named keeps its status: its owner sets it. One that was made late, as MLflow was away
+    when the run began, is found by its tags.
     """
-    uri, run_id = info.mlflow.get("uri", ""), info.mlflow.get("run_id", "")
-    if not uri or not run_id:
+    uri = info.mlflow.get("uri", "")
+    if not uri:
         return
     if not reachable(uri):
         warn(f"MLflow does not answer at {uri}: the run's end is not recorded there")
         return
     try:
         client = connect(uri)
-        parent = client.get_run(run_id)
+        parent = _parent(client, info)
+        if parent is None:
+            return
+        run_id = parent.info.run_id
         left = [] if status == "FINISHED" else find_runs(client, parent.info.experiment_id, info.run)
         for run in left:
             if run.info.run_id != run_id and run.info.status == "RUNNING":
@@ -123,6 +128,13 @@ def end_parent(info: RunInfo, status: Literal["FINISHED", "FAILED", "KILLED"]) -
             client.set_terminated(run_id, status)
     except Exception as error:  # the run has ended; a copy that does not say so harms nothing
         warn(f"MLflow at {uri} does not take the run's end ({type(error).__name__}: {error})")
+
+
+def _parent(client: Any, info: RunInfo) -> Any | None:
+    if info.mlflow.get("run_id"):
+        return client.get_run(info.mlflow["run_id"])
+    experiment = client.get_experiment_by_name(info.parsed().tracking.experiment)
+    return None if experiment is None else find_parent(client, experiment.experiment_id, info.run)
 
 
 def ui_command(tracking: TrackingSpec) -> list[str]:

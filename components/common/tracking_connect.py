@@ -72,7 +72,8 @@ def resolve(uri: str) -> str:
         raise UserError(f"tracking.uri: {redact(uri)!r} is malformed", remedy) from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"tracking.uri: {redact(uri)!r} is no store that tracking can use", remedy)
-    if parts.username is not None:
+    # What `redact` left of credentials, in the records or in a compiled pipeline, must not hide the environment's.
+    if parts.username is not None and parts.username != "***":
         os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
         os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

@@ -101,16 +101,30 @@ def open_run(client: Any, info: RunInfo, uri: str, artifact_root: Path | None = 
     tags = {RUN: info.run, KIND: "run", "phasetune.spec_digest": info.spec_digest}
     given = os.environ.get("MLFLOW_RUN_ID")
     if given:
-        parent, tags = client.get_run(given), {**tags, ATTACHED: "true"}
+        parent, tags = _attached(client, given, info), {**tags, ATTACHED: "true"}
     else:
         experiment = _experiment(client, info.parsed().tracking.experiment, root)
-        runs = [run for run in find_runs(client, experiment, info.run) if run.data.tags.get(KIND) == "run"]
-        parent = runs[0] if runs else client.create_run(experiment, started_ms(info), run_name=info.name)
+        # Made with its tags: a step that is killed just afterwards finds it again, and makes no second one.
+        parent = find_parent(client, experiment, info.run) or client.create_run(
+            experiment, started_ms(info), tags=tags, run_name=info.name
+        )
     params = {name: value for name, value in run_parameters(info).items() if name not in parent.data.params}
     missing = {name: value for name, value in tags.items() if parent.data.tags.get(name) != value}
     if params or missing:
         send(client, parent.info.run_id, [], params, missing)
     return client.get_run(parent.info.run_id)
+
+
+def _attached(client: Any, given: str, info: RunInfo) -> Any:
+    """The run that MLFLOW_RUN_ID names; on a cluster the one above it, as Kubeflow gives each task a run of its own."""
+    run = client.get_run(given)
+    above = run.data.tags.get(PARENT)
+    return client.get_run(above) if info.on_cluster and above else run
+
+
+def find_parent(client: Any, experiment_id: str, run: str) -> Any | None:
+    """The parent of a phasetune run, None where there is none yet."""
+    return next((one for one in find_runs(client, experiment_id, run) if one.data.tags.get(KIND) == "run"), None)
 
 
 def artifact_folder(database: Path) -> Path:

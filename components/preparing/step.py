@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from components.common.curriculum import find_plan
+from components.common.joining import begin
 from components.common.phase_data import Required, own_data, required
 from components.common.progress import Progress
-from components.common.records import step_name
+from components.common.records import RunInfo, step_name
 from components.common.spec import DataSpec
 from components.common.step import Reference, Step, errors_said
 from components.preparing.prepare import prepare
@@ -18,8 +19,8 @@ from components.preparing.sources import fingerprint
 
 @errors_said
 def run(context: str) -> str:
-    """Prepare the run's data; returns the reference of a `prepared` entry."""
-    step = Step(context, step_name("prepare"))
+    """Prepare the run's data; returns the reference of a `prepared` entry. On a cluster this begins the run."""
+    step = Step(begin(RunInfo.from_json(context)).to_json(), step_name("prepare"))
     return _prepared(step, step.spec.data, None, None, {})
 
 

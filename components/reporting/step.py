@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.common.joining import joined
 from components.common.progress import Progress
 from components.common.records import RunInfo, RunRecords, StepRecord, step_name
 from components.common.step import errors_said, process_started
-from components.common.tracking import sync
+from components.common.tracking import end_parent, sync
 from components.reporting.report import write_report
 
 
@@ -29,13 +30,16 @@ def run(context: str) -> str:
     A run that names no output folder (on a cluster) gets a temporary one: KFP keeps the page, MLflow all of it.
     """
     started = process_started()
-    info = RunInfo.from_json(context)
+    info = joined(RunInfo.from_json(context))
     records = RunRecords(info.store, info.run)
     out = Path(info.output_dir or tempfile.mkdtemp(prefix="phasetune-report-"))
     began = time.time()
     Progress("report", 0, "")
     summary = write_report(records, out, started)
     send(info, records, summary, out)
+    if not summary["complete"]:
+        # Only on a cluster: there the report is written whatever failed, and nobody else sees the run's end.
+        end_parent(info, "FAILED")
     seconds, work = time.time() - started, time.time() - began
     step = step_name("report")
     records.write(StepRecord(step, "report", info.run, str(out), False, seconds, seconds - work, {}))

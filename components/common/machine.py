@@ -1,0 +1,38 @@
+"""What a run's results were made with and on: package versions, and the machine of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "transformers", "trl", "ray", "kfp", "mlflow", "datasets", "accelerate", "tokenizers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions by name: Python, phasetune, and the packages that results depend on, those that are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("phasetune", *_PACKAGES):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """This machine: {"platform", "cpu", "cores", "memory_gib", "gpus"}."""
+    import psutil
+
+    model = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "platform": platform.platform(),
+        "cpu": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": sorted(str(item) for item in Path("/proc/driver/nvidia/gpus").glob("*")),
+    }
