@@ -5,12 +5,15 @@ The environment is set when this file is read, before any test imports torch, bo
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -66,6 +69,17 @@ def shared_data() -> Path:
 def lab_model() -> Path:
     """The folder of the lab's base model."""
     return MODEL_FOLDER
+
+
+@pytest.fixture(scope="session")
+def checkov() -> Callable[..., list[dict[str, Any]]]:
+    """`checkov(folder, framework, skips=())`: the failed checks; see checkov_environment.py. For proofs only."""
+    found = importlib.util.spec_from_file_location(
+        "checkov_environment", Path(__file__).with_name("checkov_environment.py")
+    )
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return functools.partial(module.check, module.environment(ROOT / ".cache") / "bin" / "python")
 
 
 @pytest.fixture(autouse=True)
