@@ -108,7 +108,7 @@ def make_plan(spec: Spec, machine: Machine | None = None) -> Plan:
     prepared = fingerprint(spec.data, spec.data_seed)
     base = model_digest(spec.model.path, store.memory)
     scorer = base if spec.scoring.model is None else model_digest(spec.scoring.model, store.memory)
-    scores = scores_key(spec, prepared, base, scorer)
+    scores = scores_key(spec.at("scoring"), prepared, base, scorer)
     steps = [
         ("prepare", prepared, store.find("prepared", prepared) is not None),
         ("score", scores, store.find("scores", scores) is not None),

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from components.common.spec_base import Fraction, Source, Strict, Tier
+from components.common.spec_kubernetes import KubernetesSpec, ObjectName, VariableName
 from components.common.spec_phases import CurriculumSpec, GrpoSettings, PhaseSpec, Settings, SftSettings
 
 
@@ -140,6 +141,20 @@ class TrackingSpec(Strict):
 Workers = Annotated[int, Field(ge=1)]
 
 
+Ray = Annotated[str, Field(pattern=r"^(local|rayjob|https?://[^\s/@?#]+)$")]
+
+
+class StepCompute(Strict):
+    """What one kind of step runs on, where that is not what training runs on; null: as training."""
+
+    workers: Workers | None = None
+    """Ray's workers."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
+    """0: the CPU."""
+    ray: Ray | None = None
+    """See `compute.ray`."""
+
+
 class ComputeSpec(Strict):
     """What the heavy steps run on."""
 
@@ -156,8 +171,15 @@ class ComputeSpec(Strict):
     """Fused kernels of the package liger-kernel; on GPUs only."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     """Optimizer steps between the checkpoints that a phase goes on from after a fault."""
-    ray: Literal["local"] = "local"
-    """Where Ray runs: an instance on this machine, started when first needed."""
+    ray: Ray = "local"
+    """Where heavy steps run: `local`, on this machine; `rayjob`, a RayJob of KubeRay for each result; or the address of
+    a Ray cluster's Jobs API, `http://HOST:8265`."""
+    kubernetes: KubernetesSpec = KubernetesSpec()
+    """The pods, where the pipeline runs on a cluster."""
+    scoring: StepCompute = StepCompute()
+    """What scoring with a model runs on."""
+    evaluation: StepCompute = StepCompute()
+    """What evaluations run on."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch in all workers together; null: every core."""
 
@@ -171,6 +193,11 @@ class ComputeSpec(Strict):
         """The number of workers, the least where it may vary."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
+    def of(self, stage: Literal["scoring", "evaluation"]) -> ComputeSpec:
+        """What the steps of a stage run on."""
+        asked = (self.scoring if stage == "scoring" else self.evaluation).model_dump(exclude_none=True)
+        return self.model_copy(update=asked)
+
     @model_validator(mode="after")
     def _range(self) -> Self:
         if self.least_workers > self.most_workers:
@@ -181,8 +208,10 @@ class ComputeSpec(Strict):
 class SecretRef(Strict):
     """A secret by name; its value is never written."""
 
-    secret: str
-    key: str
+    secret: ObjectName
+    """The name of the cluster's secret."""
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    """The key within it."""
 
 
 class Spec(Strict):
@@ -205,8 +234,9 @@ class Spec(Strict):
     evaluation: EvaluationSpec = EvaluationSpec()
     tracking: TrackingSpec = TrackingSpec()
     compute: ComputeSpec = ComputeSpec()
-    secrets: dict[str, SecretRef] = {}
-    """Secrets by name, as the cluster keeps them; never a value."""
+    secrets: dict[VariableName, SecretRef] = {}
+    """Secrets by name, as the cluster keeps them; never a value. Each is a variable of the pods, its name in capitals
+    (judge_api_key: JUDGE_API_KEY)."""
     store: str = "runs/store"
     """A folder, relative to the working directory, or `s3://bucket/prefix`."""
 
@@ -219,6 +249,10 @@ class Spec(Strict):
     def data_seed(self) -> int:
         """The seed of the held-out part and the mixing."""
         return self.seed if self.data.seed is None else self.data.seed
+
+    def at(self, stage: Literal["scoring", "evaluation"]) -> Spec:
+        """The spec as the steps of a stage read it: with their own compute."""
+        return self.model_copy(update={"compute": self.compute.of(stage)})
 
     @model_validator(mode="after")
     def _store_is_a_place(self) -> Self:

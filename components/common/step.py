@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, ParamSpec
 
+from components.common.errand import CALL, INSIDE, Errand, goes_elsewhere, run_errand
 from components.common.errors import mendable
-from components.common.launcher import launch
+from components.common.joining import joined
+from components.common.launcher import StepFailed, launch
 from components.common.lease import Lease, acquire, describe, held
 from components.common.progress import say
 from components.common.records import RunInfo, RunRecords, StepRecord
@@ -55,10 +59,16 @@ def process_started() -> float:
 
 
 def errors_said(function: Callable[P, str]) -> Callable[P, str]:
-    """Tell the run's driver why a step fails, before its process ends with a traceback that users never see."""
+    """Tell the run's driver why a step fails, before its process ends with a traceback that users never see.
+
+    What is called is noted, so that the step can ask a driver elsewhere to call the same.
+    """
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> str:
+        bound = signature(function).bind(*args, **kwargs)
+        bound.apply_defaults()
+        CALL.set((f"{function.__module__}:{function.__name__}", dict(bound.arguments)))
         try:
             return function(*args, **kwargs)
         except Exception as error:
@@ -76,7 +86,7 @@ class Step:
     """A step of a run.
 
     Args:
-        context: The run, as `RunInfo.to_json` gives it.
+        context: The run, as `RunInfo.to_json` gives it; on a cluster the rest of it is in the run's records.
         name: The step's name, see `records.step_name`.
         started: Unix time at which it began; the start of this process where absent.
 
@@ -85,7 +95,7 @@ class Step:
     """
 
     def __init__(self, context: str, name: str, started: float | None = None) -> None:
-        self.info = RunInfo.from_json(context)
+        self.info = joined(RunInfo.from_json(context))
         self.spec: Spec = self.info.parsed()
         self.name = name
         self.store = Store(self.info.store)
@@ -101,6 +111,7 @@ class Step:
         key: str,
         make: Callable[[Path], dict[str, Any]],
         published: Callable[[], None] | None = None,
+        heavy: Spec | None = None,
     ) -> tuple[Entry, bool]:
         """The result under a key, made if it is not there; where another process makes it, its result is waited for.
 
@@ -109,13 +120,17 @@ class Step:
             key: Of the result.
             make: Fills an empty folder and returns what the manifest records beside the files.
             published: Called when the result is in the store, still under the lease.
+            heavy: For heavy work the spec as this stage reads it, which says where the work is done.
 
         Returns:
             The entry, and whether it was found.
 
         Raises:
             LeaseLost: If this process gave no sign of life for so long that another took over.
+            StepFailed: If the work was sent elsewhere and failed there.
         """
+        if heavy is not None and goes_elsewhere(heavy):
+            return self._find_or_send(kind, key, heavy)
         lease = None
         while lease is None:
             entry = self.store.whole(kind, key)
@@ -139,6 +154,21 @@ class Step:
         if made is None:
             raise AssertionError(f"{kind}/{key} was made and is not there")
         return made, False
+
+    def _find_or_send(self, kind: Kind, key: str, spec: Spec) -> tuple[Entry, bool]:
+        """The result under a key; where it is not there, a driver in a Ray cluster makes it, under its own lease."""
+        entry = self.store.whole(kind, key)
+        if entry is not None:
+            return entry, True
+        target, arguments = CALL.get()
+        began = time.time()
+        done = run_errand(Errand(self.name, self.info.run, kind, key, target, arguments), spec)
+        self._waited += done.waited
+        self._work += time.time() - began - done.waited
+        entry = self.store.whole(kind, key)
+        if entry is None:
+            raise StepFailed(f"the driver of {self.name} ended well, but {kind}/{key} is not in the store")
+        return entry, not done.ours
 
     def _lease(self, kind: Kind, key: str) -> Lease | None:
         """The lease of a result; None where another process made the result while we waited for it."""
@@ -171,7 +201,12 @@ class Step:
             self._work += time.time() - began
 
     def finish(self, entry: Entry, reused: bool, info: dict[str, Any]) -> str:
-        """Leave the record, and return the reference for the next step."""
+        """Leave the record, and return the reference for the next step.
+
+        The driver of an errand leaves none: the step that waits for it does, and so does one of another run.
+        """
+        if INSIDE in os.environ:
+            return Reference(entry.key, entry.uri).to_json()
         seconds = time.time() - self._started
         overhead = max(0.0, seconds - self._work - self._waited)
         self.records.write(StepRecord(self.name, entry.kind, entry.key, entry.uri, reused, seconds, overhead, info))

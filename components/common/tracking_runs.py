@@ -116,10 +116,14 @@ def open_run(client: Any, info: RunInfo, uri: str, artifact_root: Path | None = 
 
 
 def _attached(client: Any, given: str, info: RunInfo) -> Any:
-    """The run that MLFLOW_RUN_ID names; on a cluster the one above it, as Kubeflow gives each task a run of its own."""
+    """The run that MLFLOW_RUN_ID names; on a cluster the topmost above it.
+
+    Kubeflow gives each task, and each group of tasks, a run of its own below the pipeline's.
+    """
     run = client.get_run(given)
-    above = run.data.tags.get(PARENT)
-    return client.get_run(above) if info.on_cluster and above else run
+    while info.on_cluster and PARENT in run.data.tags:
+        run = client.get_run(run.data.tags[PARENT])
+    return run
 
 
 def find_parent(client: Any, experiment_id: str, run: str) -> Any | None:

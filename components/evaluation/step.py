@@ -52,7 +52,7 @@ def run(context: str, split: str, phase: str, curriculum: str, index: int, seed:
         seed: The seed of this repetition.
     """
     step = Step(context, step_name("evaluate", curriculum, index, seed))
-    spec, tiers, trained = step.spec, Reference.from_json(split), Reference.from_json(phase)
+    spec, tiers, trained = step.spec.at("evaluation"), Reference.from_json(split), Reference.from_json(phase)
     if tiers is None:
         raise AssertionError("an evaluation needs a split")
     held_out = tiers.folder / "held_out.parquet"
@@ -71,7 +71,7 @@ def run(context: str, split: str, phase: str, curriculum: str, index: int, seed:
         result: dict[str, Any] = step.heavy("components.evaluation.measure:measure", job=job)
         return result
 
-    entry, reused = step.find_or_make("evaluations", key, make)
+    entry, reused = step.find_or_make("evaluations", key, make, heavy=spec)
     about = {"curriculum": curriculum, "index": index, "seed": seed, "model_key": model_key}
     return step.finish(entry, reused, {**about, **entry.info})
 

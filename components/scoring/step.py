@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.examples import given_difficulty
-from components.common.keys import scores_key
+from components.common.keys import MODEL_METHODS, scores_key
 from components.common.models import model_digest
 from components.common.records import step_name
 from components.common.spec import Spec
@@ -58,7 +58,7 @@ def rank_correlations(scores: Path) -> dict[str, float | None]:
 def run(context: str, prepared: str) -> str:
     """Score the prepared examples, held-out ones too; returns the reference of a `scores` entry."""
     step = Step(context, step_name("score"))
-    spec, examples = step.spec, Reference.from_json(prepared)
+    spec, examples = step.spec.at("scoring"), Reference.from_json(prepared)
     if examples is None:
         raise AssertionError("a score needs examples")
     base = model_digest(spec.model.path, step.store.memory)
@@ -79,5 +79,6 @@ def run(context: str, prepared: str) -> str:
             **step.light(lambda: rank_correlations(folder / "scores.parquet")),
         }
 
-    entry, reused = step.find_or_make("scores", scores_key(spec, examples.key, base, scorer), make)
+    asks = spec if spec.scoring.method in MODEL_METHODS else None
+    entry, reused = step.find_or_make("scores", scores_key(spec, examples.key, base, scorer), make, heavy=asks)
     return step.finish(entry, reused, entry.info)

@@ -59,10 +59,15 @@ class PhaseMaker:
             with_optimizer: Whether the optimizer's state must be in the store too, as an entry of its own: only the
                 next phase tells, so it is no part of the phase.
         """
-        entry, reused = self._step.find_or_make("phases", self._key, self._make, lambda: clear(self._place()))
+        spec = self._step.spec
+        entry, reused = self._step.find_or_make(
+            "phases", self._key, self._make, lambda: clear(self._place()), heavy=spec
+        )
         if with_optimizer and self._step.store.whole("optimizers", self._key) is None:
             weights = self._step.store.files(entry)
-            self._step.find_or_make("optimizers", self._key, lambda folder: self._make_again(folder, weights))
+            self._step.find_or_make(
+                "optimizers", self._key, lambda folder: self._make_again(folder, weights), heavy=spec
+            )
         return entry, reused
 
     def _place(self) -> CheckpointPlace:

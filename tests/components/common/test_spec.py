@@ -82,7 +82,7 @@ def test_everything_written_is_kept():
 
 
 def test_every_model_refuses_unknown_keys_and_is_frozen():
-    assert len(models()) == 19
+    assert len(models()) == 24
     for model in models():
         assert (model.model_config["extra"], model.model_config["frozen"]) == ("forbid", True), model
 
