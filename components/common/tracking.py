@@ -85,16 +85,25 @@ def open_parent(tracking: TrackingSpec, info: RunInfo, artifact_root: Path | Non
         raise
     except Exception as error:  # MLflow, SQLAlchemy, requests and the file system each have their own
         if database is not None or getattr(error, "error_code", "") in _REFUSALS:
-            raise UserError(f"MLflow refuses the run at {uri}: {redact(str(error))}", _remedy(error, uri)) from error
+            raise UserError(_refusal(error, uri), _remedy(error, uri)) from error
         warn(f"{away} ({type(error).__name__})")
         return {"uri": uri, "run_id": ""}
     return {"uri": uri, "run_id": run.info.run_id}
 
 
+def _refusal(error: Exception, uri: str) -> str:
+    if getattr(error, "error_code", "") == "UNAUTHENTICATED":
+        name = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        return f"MLflow at {uri} " + (f"does not take the password of {name!r}" if name else "asks for a password")
+    return f"MLflow refuses the run at {uri}: {redact(str(error))}"
+
+
 def _remedy(error: Exception, uri: str) -> str:
     code = getattr(error, "error_code", "")
-    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+    if code == "UNAUTHENTICATED":
         return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    if code == "PERMISSION_DENIED":
+        return "ask MLflow's administrator for the right to edit the experiment, or name another: tracking.experiment"
     if code == "RESOURCE_DOES_NOT_EXIST" and os.environ.get("MLFLOW_RUN_ID"):
         return "MLFLOW_RUN_ID names a run that is not there: unset it, or set MLFLOW_TRACKING_URI to its store"
     if "out-of-date database schema" in str(error):
