@@ -1,0 +1,187 @@
+"""A sweep at scale, by simulation: the real planner over simulated workers; nothing is trained.
+
+Trials of one to six phases that share beginnings ask for work; phase times are drawn from a log-normal distribution of
+the spread that measured ones had; workers are lost at one per cent an hour, and what they were at is lost with
+them. The planner is the product's, its estimates are off by the same spread, and every grant and end is checked: no
+phase is lost or trained twice.
+
+Run as `python tests/benchmarks/sweep_simulation.py [--largest] [--out FOLDER]`; without `--largest` up to 3,000 trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import random
+import time
+import tracemalloc
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipelines.sweep_tree import Planner, Work
+
+HOUR = 3600.0
+LOSSES = 0.01
+"""Workers lost, of each an hour."""
+SEEDS = 3
+SPREAD = 0.2
+"""Standard deviation of the logarithm of a phase's time; that of its estimate's error too."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a simulated sweep came to; times in hours but for `planning_seconds`."""
+
+    trials: int
+    workers: int
+    requested: int
+    distinct: int
+    work: float
+    longest: float
+    lost: float
+    losses: int
+    makespan: float
+    bound: float
+    planning_seconds: float
+    planner_mib: float
+
+
+def trials(count: int, draw: random.Random) -> list[list[Work]]:
+    """Orders of 4 to 6 tiers at 40 learning rates, each with three seeds; equal ones are one trial. A run takes 6 h."""
+    asked: dict[tuple[str, ...], list[Work]] = {}
+    while len(asked) < count:
+        tiers = draw.randint(4, 6)
+        names = (f"{tiers} tiers, rate {draw.randrange(40)}", *map(str, draw.sample(range(tiers), tiers)))
+        asked[names] = []
+        for seed in range(SEEDS):
+            keys = ["/".join([f"seed {seed}", *names[: place + 2]]) for place in range(tiers)]
+            parents = [None, *keys[:-1]]
+            asked[names] += [Work(key, up, 6 * HOUR / tiers) for key, up in zip(keys, parents, strict=True)]
+    return list(asked.values())
+
+
+def simulate(count: int, workers: int, seed: int = 17, losses: float = LOSSES, traced: bool = False) -> Outcome:
+    """Run a sweep to its end on simulated workers.
+
+    Args:
+        count: Trials.
+        workers: Each does one piece of work at a time; a lost one is replaced at once.
+        seed: Of the trials, the times and the losses.
+        losses: Of each worker an hour.
+        traced: Measure the planner's memory, which slows everything down.
+
+    Raises:
+        AssertionError: If a piece is done twice, before its parent, or never.
+    """
+    draw = random.Random(seed)
+    if traced:
+        tracemalloc.start()
+    asked = trials(count, draw)
+    began, planner = time.perf_counter(), Planner()
+    for chain in asked:
+        planner.add(chain)
+    planning = time.perf_counter() - began
+    took = {node.work.key: node.work.seconds * draw.lognormvariate(0.0, SPREAD) for node in planner.nodes()}
+    parents = {node.work.key: node.work.parent for node in planner.nodes()}
+    ends: list[tuple[float, str, bool, float]] = []
+    finished: set[str] = set()
+    now = lost = 0.0
+    lost_count, free = 0, workers
+    while True:
+        began = time.perf_counter()
+        granted = []
+        while free > len(granted) and (work := planner.grant()) is not None:
+            granted.append(work)
+        planning += time.perf_counter() - began
+        for work in granted:
+            assert work.parent is None or work.parent in finished
+            dies = draw.expovariate(losses / HOUR) if losses else float("inf")
+            seconds = took[work.key]
+            heapq.heappush(ends, (now + min(dies, seconds), work.key, dies >= seconds, now))
+        free -= len(granted)
+        if not ends:
+            break
+        now, key, whole, since = heapq.heappop(ends)
+        free += 1
+        began = time.perf_counter()
+        if whole:
+            assert key not in finished
+            finished.add(key)
+            planner.finished(key)
+        else:
+            planner.lost(key)
+        planning += time.perf_counter() - began
+        if not whole:
+            lost_count, lost = lost_count + 1, lost + now - since
+    memory = 0.0
+    if traced:
+        memory = tracemalloc.get_traced_memory()[1] / 2**20
+        tracemalloc.stop()
+    assert finished == set(took)
+    assert all(planner.trial_state(number) == "done" for number in range(len(asked)))
+    paths: dict[str, float] = {}
+    for key in sorted(took, key=len):
+        paths[key] = took[key] + paths.get(parents[key] or "", 0.0)
+    work_all = sum(took.values())
+    return Outcome(
+        count,
+        workers,
+        planner.requested,
+        planner.distinct(),
+        work_all / HOUR,
+        max(paths.values()) / HOUR,
+        lost / HOUR,
+        lost_count,
+        now / HOUR,
+        (work_all + lost) / workers / HOUR,
+        planning,
+        memory,
+    )
+
+
+def plot(outcomes: list[Outcome], file: Path) -> None:
+    """Makespan beside its bounds, and the planner's time, against the number of trials."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    counts = [one.trials for one in outcomes]
+    left.plot(counts, [one.makespan for one in outcomes], "o-", label="makespan")
+    left.plot(counts, [one.bound for one in outcomes], "--", label="(work + lost work) / GPUs")
+    left.plot(counts, [one.longest for one in outcomes], ":", label="longest path")
+    left.set(xlabel="trials", ylabel="hours", xscale="log", yscale="log", title="1,000 GPUs, losses 1% an hour")
+    left.legend(frameon=False)
+    right.plot(counts, [one.planning_seconds for one in outcomes], "o-")
+    right.set(xlabel="trials", ylabel="seconds", xscale="log", yscale="log", title="the planner's own time, all of it")
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    """Simulate sweeps of growing size, print a table and write a plot."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--largest", action="store_true", help="up to 10,000 trials")
+    parser.add_argument("--out", type=Path, help="a folder for simulation.json and simulation.png")
+    options = parser.parse_args()
+    outcomes = []
+    for count in (100, 300, 1000, 3000, *([10_000] if options.largest else [])):
+        one = simulate(count, 1000)
+        outcomes.append(one)
+        print(
+            f"{one.trials:6d} trials: {one.requested} phases asked for, {one.distinct} distinct; work / GPUs "
+            f"{one.work / one.workers:.1f} h, longest path {one.longest:.1f} h, {one.losses} losses; makespan "
+            f"{one.makespan:.1f} h = {one.makespan / one.bound:.3f} of (work + lost) / GPUs; planner "
+            f"{one.planning_seconds:.2f} s"
+        )
+    memory = simulate(outcomes[-1].trials, 1000, traced=True).planner_mib
+    print(f"memory of the largest, simulation included: {memory:.0f} MiB")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        plot(outcomes, options.out / "simulation.png")
+        (options.out / "simulation.json").write_text(json.dumps([asdict(one) for one in outcomes], indent=1))
+
+
+if __name__ == "__main__":
+    main()
