@@ -1,12 +1,15 @@
 """Writes the hash-pinned requirements of the images from pyproject.toml and constraints.txt.
 
 `requirements.lock` holds everything the product needs at run time except torch; `torch.lock` holds torch's published
-CUDA build and the packages that only it brings. They are apart because an image gets its torch from elsewhere more
-often than not: from its base image, or as a CPU build whose hash is not that of the published wheel. Both are complete,
-so they are installed with `--no-deps`, which also keeps a torch that is already there:
+CUDA build and the packages that only it brings; `torch-cpu.lock` holds torch's CPU build (a local version, `+cpu`),
+which is another file with another hash. Every image takes the first and one of the others. All are complete, so they
+are installed with `--no-deps`:
 
     python -m pip install --no-deps --require-hashes -r infra/requirements.lock
-    python -m pip install --no-deps --require-hashes -r infra/torch.lock     # only without a torch in the base image
+    python -m pip install --no-deps --require-hashes -r infra/torch-cpu.lock     # or infra/torch.lock
+
+The CPU build is on no public package index but PyTorch's own, so it is locked from whichever of pip's configured
+indexes offers it. Where none does, `torch-cpu.lock` stays as it is, and only its version is compared.
 
 The hashes are of the files for the platform and the Python this script runs on (the images: Linux on x86-64, 3.11).
 Nothing is installed: pip resolves, and reports what it would have taken.
@@ -65,6 +68,15 @@ def resolve(wanted: list[str]) -> dict[str, tuple[str, list[str]]]:
     }
 
 
+def cpu_torch(torch: str) -> dict[str, tuple[str, list[str]]]:
+    """Torch's CPU build alone, as `resolve` gives it; empty where none of pip's indexes offers it."""
+    try:
+        found = resolve([f"torch=={torch}+cpu"])
+    except subprocess.CalledProcessError:
+        return {}
+    return {name: value for name, value in found.items() if name == "torch"}
+
+
 def lock_text(name: str, what: str, packages: dict[str, tuple[str, list[str]]]) -> str:
     """A requirements file with hashes, sorted by name."""
     lines = [
@@ -75,7 +87,7 @@ def lock_text(name: str, what: str, packages: dict[str, tuple[str, list[str]]]) 
 
 
 def main() -> int:
-    """Write the two files, or compare them."""
+    """Write the files, or compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the files are out of date")
     check = parser.parse_args().check
@@ -89,6 +101,12 @@ def main() -> int:
         "torch.lock": ("The published CUDA build of torch, and what only it brings.", cuda),
     }
     stale = False
+    cpu = cpu_torch(pinned["torch"])
+    if cpu:
+        texts["torch-cpu.lock"] = ("The CPU build of torch, for the image without CUDA.", cpu)
+    elif pins((ROOT / "infra" / "torch-cpu.lock").read_text(encoding="utf-8")) != {"torch": f"{pinned['torch']}+cpu"}:
+        print("infra/torch-cpu.lock is out of date, and no index here offers torch's CPU build", file=sys.stderr)
+        stale = True
     for name, (what, part) in texts.items():
         path, text = ROOT / "infra" / name, lock_text(name, what, part)
         if check and (not path.exists() or path.read_text(encoding="utf-8") != text):
