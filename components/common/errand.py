@@ -64,7 +64,7 @@ class Errand:
         try:
             data = reader.decompress(base64.urlsafe_b64decode(text.encode()), _LARGEST)
             return cls(**json.loads(data))
-        except (zlib.error, TypeError) as error:
+        except (zlib.error, TypeError, RecursionError) as error:
             raise ValueError(f"this is no errand: {error}") from error
 
 
@@ -79,6 +79,11 @@ class Done:
 
     ours: bool
     waited: float
+
+
+def errand_name(errand: Errand, attempt: int) -> str:
+    """The name of the job that runs an errand: whoever wants the same result comes to the same name."""
+    return f"{errand.kind}-{errand.key[:24]}-{attempt}".lower()
 
 
 def run_errand(errand: Errand, spec: Spec) -> Done:
