@@ -104,11 +104,15 @@ def with_adapter(model: Any, folder: Path, trained: bool, name: str = "default")
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"the adapter in {folder} has no safetensors", "save it with `save_pretrained`")
     try:
+        # Other kinds of adapters load further models and tokenizers, which their configuration names.
+        kind = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
+        if kind != "LORA":
+            raise ValueError(f"its peft_type is {kind!r}, and only LORA can be used")
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder), name, is_trainable=trained, local_files_only=True)
             return model
         return PeftModel.from_pretrained(model, folder, name, is_trainable=trained, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"the adapter in {folder} does not fit the model: {str(error).splitlines()[0]}",
             "adapters belong to the base model that they were trained on: see `model.path`",

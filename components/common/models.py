@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from components.common.adapters import STACK, merge, read_stack, with_adapter
 from components.common.digests import digest, digest_file
 from components.common.errors import UserError
+from components.common.names import plain_name
 from components.common.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ DEFAULT_CHAT_TEMPLATE = (
 the tokenizer itself begins every text with a token (`<s>` of Llama), `load_tokenizer` puts that token in front."""
 
 _WEIGHTS = "*.safetensors"
+_INDEX = "model.safetensors.index.json"
 _READ = ("*.json", _WEIGHTS, "*.jinja", "*.txt", "*.model")
 
 
@@ -50,7 +52,27 @@ def model_folder(path: str) -> Path:
             f"the model folder {folder} has no weights in safetensors{found}",
             "save the model with `save_pretrained(..., safe_serialization=True)`",
         )
+    _refuse_foreign_parts(folder)
     return folder
+
+
+def _refuse_foreign_parts(folder: Path) -> None:
+    """Refuse an index that names other than safetensors of this folder.
+
+    transformers opens whatever the index names: a pickle, or a file elsewhere that the model's digest does not cover.
+    """
+    index = folder / _INDEX
+    if not index.is_file():
+        return
+    try:
+        for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
+            if not plain_name(name).endswith(".safetensors"):
+                raise ValueError(f"{name!r} is no safetensors file")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"the model's index {index} is damaged: {error!r}",
+            "copy the model again, or save it with `save_pretrained`",
+        ) from None
 
 
 def base_folder(path: str) -> Path:
@@ -141,7 +163,7 @@ def _from_hub(model_id: str) -> Path:
 
 def _is_whole(folder: Path) -> bool:
     """Whether a folder holds a configuration, a tokenizer and every part of the weights."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / _INDEX
     if index.is_file():
         parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     else:
@@ -274,7 +296,7 @@ def load_weights(folder: Path, spec: ModelSpec, quantize: bool = False) -> PreTr
             output_loading_info=True,
             **more,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(
             f"the model in {folder} cannot be loaded: {str(error).splitlines()[0]}",
             "it must be a causal language model that transformers knows by itself",

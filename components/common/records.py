@@ -79,8 +79,13 @@ class RunInfo:
         return not self.output_dir
 
     def to_json(self) -> str:
-        """One line of JSON; what travels between the steps as their context."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """One line of JSON; what travels between the steps as their context.
+
+        Kubeflow and Argo put values in place of `{{...}}`, and Kubernetes of `$(...)`, wherever they stand in a task.
+        So what the spec has of either is spelt otherwise; only `run` may hold a placeholder of ours.
+        """
+        run = f'"run": {json.dumps(self.run)}'
+        return _sealed(json.dumps(asdict(self), sort_keys=True)).replace(_sealed(run), run)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -90,6 +95,11 @@ class RunInfo:
     def parsed(self) -> Spec:
         """The spec as a model."""
         return Spec.model_validate(self.spec)
+
+
+def _sealed(text: str) -> str:
+    """The same JSON without `$` and `{{`: both stand within strings only."""
+    return text.replace("$", "\\u0024").replace("{{", "{\\u007b")
 
 
 def step_name(stage: str, curriculum: str = "", index: int = 0, seed: int | None = None) -> str:

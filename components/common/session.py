@@ -39,6 +39,7 @@ PRELOAD = (
     "ray.train.torch",
     "ray.tune",
 )
+_OURS = ("components", "pipelines")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ASKING = 10.0
@@ -48,9 +49,12 @@ _ASKING = 10.0
 def resolve(target: str) -> Callable[..., Any]:
     """The function that `package.module:name` names, among our own packages only."""
     module, _, name = target.partition(":")
-    if module.split(".")[0] not in ("components", "pipelines"):
+    if module.split(".")[0] not in _OURS:
         raise ValueError(f"{target} is not ours to call")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    # Our modules import functions of others (`shutil.rmtree`), which are not ours by that.
+    if str(getattr(function, "__module__", "")).split(".")[0] not in _OURS:
+        raise ValueError(f"{target} is not ours to call")
     return function
 
 

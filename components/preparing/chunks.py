@@ -12,6 +12,9 @@ CHUNK_BYTES = 1 << 20
 """Text of one chunk of lines, about."""
 CHUNK_ROWS = 512
 """Rows of one chunk of parsed rows."""
+LONGEST_ROW = 64 << 20
+"""Bytes or characters of one row. A file that packs a longer one would fill the memory: a gzip file holds a thousand
+times its size."""
 DEEPEST = 400
 """Levels of lists and objects in a row; what is deeper could not travel between processes (Python's own stack)."""
 TOO_DEEP = f"the row is nested deeper than {DEEPEST} levels"

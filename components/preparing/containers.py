@@ -8,7 +8,6 @@ import csv
 import gzip
 import io
 import shutil
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from components.common.errors import DataError
-from components.preparing.chunks import CHUNK_BYTES, CHUNK_ROWS, Broken, Chunk, Lines, Rows, in_chunks
+from components.preparing.chunks import CHUNK_BYTES, CHUNK_ROWS, LONGEST_ROW, Broken, Chunk, Lines, Rows, in_chunks
 from components.preparing.json_stream import BrokenJson, Scanner, elements, find_array
 
 _BOM = b"\xef\xbb\xbf"
@@ -94,7 +93,7 @@ def _array(scanner: Scanner, shown: str, whole: bool) -> Iterator[Chunk]:
 
 
 def _lines(path: Path, shown: str) -> Iterator[Chunk]:
-    first = 1
+    first, length = 1, 0
     held: list[bytes] = []
     with _open(path, shown) as file:
         block = file.read(CHUNK_BYTES).removeprefix(_BOM)
@@ -104,11 +103,21 @@ def _lines(path: Path, shown: str) -> Iterator[Chunk]:
                 text = b"".join([*held, block[:cut]])
                 yield Lines(first, text)
                 first += text.count(b"\n")
-                held = []
+                held, length = [], 0
             held.append(block[cut:])
+            length += len(held[-1])
+            if length > LONGEST_ROW:
+                raise _too_long(shown, f"line {first}")
             block = file.read(CHUNK_BYTES)
     if any(held):
         yield Lines(first, b"".join(held))
+
+
+def _too_long(shown: str, where: str) -> DataError:
+    return DataError(
+        f"{shown}: {where} is longer than {LONGEST_ROW >> 20} MiB, which no row of training data is",
+        "check that the file holds what its suffix says, and take the row out",
+    )
 
 
 def _json_lines(path: Path, shown: str) -> Iterator[Chunk]:
@@ -120,11 +129,12 @@ def _json_lines(path: Path, shown: str) -> Iterator[Chunk]:
 
 def _csv(delimiter: str) -> Callable[[Path, str], Iterator[Chunk]]:
     def read(path: Path, shown: str) -> Iterator[Chunk]:
-        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        csv.field_size_limit(LONGEST_ROW)  # the module's own limit is 128 KiB
         with _open_text(path, shown) as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            text = _CsvText(file, shown)
+            reader = csv.reader(text, delimiter=delimiter, strict=True)
             try:
-                yield from in_chunks(_csv_rows(reader))
+                yield from in_chunks(_csv_rows(reader, text))
             except csv.Error as error:
                 raise DataError(
                     f"{shown}: the CSV is broken near line {reader.line_num}: {error}",
@@ -134,10 +144,29 @@ def _csv(delimiter: str) -> Callable[[Path, str], Iterator[Chunk]]:
     return read
 
 
-def _csv_rows(reader: Any) -> Iterator[tuple[int, Any]]:
+class _CsvText:
+    """The lines of a CSV file, counted: a row may go over several of them, and neither may have no end."""
+
+    def __init__(self, file: IO[str], shown: str) -> None:
+        self._file, self._shown = file, shown
+        self._line = 0
+        self.row = 0
+        """Characters since the last whole row; set to 0 by who reads the rows."""
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._file.readline(LONGEST_ROW):
+            self._line += 1
+            self.row += len(line)
+            if self.row > LONGEST_ROW or (len(line) == LONGEST_ROW and not line.endswith("\n")):
+                raise _too_long(self._shown, f"the row near line {self._line}")
+            yield line
+
+
+def _csv_rows(reader: Any, text: _CsvText) -> Iterator[tuple[int, Any]]:
     header: list[str] = next(reader, [])
     line = reader.line_num + 1
     for cells in reader:
+        text.row = 0
         if len(cells) == len(header):
             yield line, dict(zip(header, cells, strict=True))
         elif cells:

@@ -1,4 +1,4 @@
-"""Reads the elements of a JSON array one by one, in constant memory.
+"""Reads the elements of a JSON array one by one, in memory that does not grow with their number.
 
 The standard library's decoder needs the text of a whole value; the scanner gives it a buffer that grows only until
 the next value is complete.
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from components.preparing.chunks import TOO_DEEP, Broken, too_deep
+from components.preparing.chunks import LONGEST_ROW, TOO_DEEP, Broken, too_deep
 
 _BLOCK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -73,6 +73,8 @@ class Scanner:
                 value, end = _DECODE(self._text, self._at)
             except json.JSONDecodeError as error:
                 cut_off = error.pos + _NEAR_END >= len(self._text) or error.msg.startswith(_OPEN_STRING)
+                if cut_off and len(self._text) - self._at > LONGEST_ROW:
+                    raise BrokenJson(f"it is longer than {LONGEST_ROW >> 20} MiB, which no row is") from error
                 if cut_off and self._more(size):
                     size *= 2  # one huge value is decoded again and again: few times only
                     continue
