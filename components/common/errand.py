@@ -86,6 +86,14 @@ def errand_name(errand: Errand, attempt: int) -> str:
     return f"{errand.kind}-{errand.key[:24]}-{attempt}".lower()
 
 
+def errand_name(errand: Errand, attempt: int) -> str:
+    """The name of the job that makes a result: the same for everyone who wants it.
+
+    At most 47 characters, as KubeRay allows a RayJob: `phases-<24 of the key>-1`.
+    """
+    return f"{errand.kind}-{errand.key[:24]}-{attempt}".lower()
+
+
 def run_errand(errand: Errand, spec: Spec) -> Done:
     """Have an errand run where the spec says, and wait for its end.
 
