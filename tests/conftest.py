@@ -23,7 +23,9 @@ from components.lab import MODEL_FOLDER
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "PHASETUNE_TEST_SESSION"
 """Every process that descends from this one has the variable with this session's value, also when orphaned."""
-SERVERS = re.compile(r"\braylet\b|\bgcs_server\b|\bmlflow\b.*\b(server|ui)\b|\bmlflow\.server\b|\bmoto_server\b")
+SERVERS = re.compile(
+    r"\braylet\b|\bgcs_server\b|\bmlflow\b.*\b(server|ui)\b|\bmlflow\.server\b|\bmoto_server\b|/bin/postgres\b"
+)
 _FROM_OUTSIDE = re.compile(r"^(AWS_|MLFLOW_|RAY_|HF_|HUGGING_FACE_|KUBERNETES_|KUBECONFIG$|PHASETUNE_)")
 
 
@@ -94,7 +96,7 @@ def _working_directory() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_running() -> Iterator[None]:
-    """No server outlives the tests: Ray, MLflow and S3 servers started anywhere below this process are looked for.
+    """No server outlives the tests: Ray, MLflow, PostgreSQL and S3 servers started below this process are looked for.
 
     It is set up before every other fixture of the session, so it looks after all of them have ended.
     """

@@ -217,11 +217,11 @@ class Mlflow:
         """Its address, without anybody's name."""
         return f"http://{HOST}:{self.port}"
 
-    def migrate(self) -> subprocess.CompletedProcess[str]:
-        """Bring both schemas up to date, from one process and before any server runs; raises nothing."""
+    def migrate(self, uri: str = "") -> subprocess.CompletedProcess[str]:
+        """Bring both schemas (of another database, where one is named) up to date, as before any server runs."""
         return subprocess.run(
             [sys.executable, "-m", "components.common.tracking_schema"],
-            env={**os.environ, "MLFLOW_BACKEND_STORE_URI": self.postgres.uri},
+            env={**os.environ, "MLFLOW_BACKEND_STORE_URI": uri or self.postgres.uri},
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
