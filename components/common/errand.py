@@ -82,11 +82,6 @@ class Done:
 
 
 def errand_name(errand: Errand, attempt: int) -> str:
-    """The name of the job that runs an errand: whoever wants the same result comes to the same name."""
-    return f"{errand.kind}-{errand.key[:24]}-{attempt}".lower()
-
-
-def errand_name(errand: Errand, attempt: int) -> str:
     """The name of the job that makes a result: the same for everyone who wants it.
 
     At most 47 characters, as KubeRay allows a RayJob: `phases-<24 of the key>-1`.

@@ -66,17 +66,30 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         SpecError: If the file cannot be read or is not a valid spec.
     """
-    values = _read_yaml(path)
-    for override in overrides:
-        _override(values, override)
+    values = read_yaml(path)
+    for item in overrides:
+        override(values, item)
+    return spec_from(values, f"the spec {path}", path.parent)
+
+
+def spec_from(values: dict[str, Any], what: str, folder: Path) -> Spec:
+    """The spec that values describe.
+
+    Args:
+        values: As read from YAML.
+        what: What an error calls them.
+        folder: Relative inputs are relative to it.
+
+    Raises:
+        SpecError: If they are not a valid spec.
+    """
     try:
         spec = Spec.model_validate(values)
     except ValidationError as error:
         raise SpecError(
-            check(f"the spec {path}", values, error),
-            "`phasetune validate SPEC` checks a spec; docs/spec.md lists every key",
+            check(what, values, error), "`phasetune validate SPEC` checks a spec; docs/spec.md lists every key"
         ) from None
-    return _absolute(spec, path.resolve().parent)
+    return _absolute(spec, folder.resolve())
 
 
 def spec_digest(spec: Spec) -> str:
@@ -84,7 +97,12 @@ def spec_digest(spec: Spec) -> str:
     return digest(spec.model_dump(mode="json"))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        SpecError: If there is none.
+    """
     try:
         values = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -100,28 +118,43 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise SpecError(f"--set {override!r} is not KEY.PATH=VALUE", "e.g. --set curriculum.order=descending")
-    try:
-        value = _parse(text)
-    except yaml.YAMLError:
-        raise SpecError(f"--set {override!r}: the value is not YAML", "quote it") from None
+_WRITTEN = object()
+
+
+def override(values: dict[str, Any], item: str, value: Any = _WRITTEN) -> None:
+    """Put a value at a key's path, as `--set` does.
+
+    Args:
+        values: A spec's values, which are changed.
+        item: `key.path=value` with the value in YAML, or the path alone.
+        value: The value, where the item is the path alone.
+
+    Raises:
+        SpecError: If the item is neither, or there is no such place.
+    """
+    key = item
+    if value is _WRITTEN:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise SpecError(f"--set {item!r} is not KEY.PATH=VALUE", "e.g. --set curriculum.order=descending")
+        try:
+            value = _parse(text)
+        except yaml.YAMLError:
+            raise SpecError(f"--set {item!r}: the value is not YAML", "quote it") from None
     *parents, last = key.split(".")
     place: Any = values
     for done, name in enumerate(parents):
-        child = _child(place, name, override)
+        child = _child(place, name, item)
         if child is None:
             child = {}
             _put(place, name, child)
         if not isinstance(child, dict | list):
             raise SpecError(
-                f"--set {override!r}: {'.'.join(parents[: done + 1])} is {child!r}, not a mapping",
+                f"--set {item!r}: {'.'.join(parents[: done + 1])} is {child!r}, not a mapping",
                 "set that key itself, or correct the path",
             )
         place = child
-    _child(place, last, override)
+    _child(place, last, item)
     _put(place, last, value)
 
 
@@ -129,21 +162,22 @@ def _put(place: Any, name: str, value: Any) -> None:
     place[int(name) if isinstance(place, list) else name] = value
 
 
-def _child(place: Any, name: str, override: str) -> Any:
+def _child(place: Any, name: str, item: str) -> Any:
     if isinstance(place, list):
         if not re.fullmatch("[0-9]+", name) or int(name) >= len(place):
             raise SpecError(
-                f"--set {override!r}: there is no item {name!r} in a list of {len(place)}", "items count from 0"
+                f"--set {item!r}: there is no item {name!r} in a list of {len(place)}", "items count from 0"
             )
         return place[int(name)]
     return place.get(name)
 
 
-def check(what: str, values: dict[str, Any], error: ValidationError) -> str:
+def check(what: str, values: dict[str, Any], error: ValidationError, model: type[BaseModel] = Spec) -> str:
     """The errors of a spec's values in words: key path, value, what is allowed, and the nearest key."""
     lines: dict[str, list[str]] = {}
+    every = _every_key(model)
     for item in error.errors():
-        keys = [part for part in item["loc"] if _is_key(part, values, item["loc"])]
+        keys = [part for part in item["loc"] if _is_key(part, values, item["loc"], every)]
         # A mapping or list given to a choice of words and mappings was meant as the latter; those errors say more.
         elsewhere = len(keys) < len(item["loc"])
         if item["type"] == "literal_error" and isinstance(item["input"], dict | list) and elsewhere:
@@ -152,12 +186,12 @@ def check(what: str, values: dict[str, Any], error: ValidationError) -> str:
         if item["type"] == "list_type" and isinstance(item["input"], int | float) and elsewhere:
             continue
         where = ".".join(str(part) for part in keys) or "(the whole spec)"
-        lines.setdefault(where, []).append(_one_error(keys, item))
+        lines.setdefault(where, []).append(_one_error(keys, item, model))
     problems = [f"  {where}: {'; or '.join(dict.fromkeys(what))}" for where, what in lines.items()]
     return f"{what} has {len(problems)} error{'s' if len(problems) > 1 else ''}:\n" + "\n".join(problems)
 
 
-def _is_key(part: int | str, values: Any, loc: tuple[int | str, ...]) -> bool:
+def _is_key(part: int | str, values: Any, loc: tuple[int | str, ...], every: set[str]) -> bool:
     """Whether a part of pydantic's location is a key of the spec, rather than the name of a union's branch."""
     here = values
     for step in loc:
@@ -167,14 +201,14 @@ def _is_key(part: int | str, values: Any, loc: tuple[int | str, ...]) -> bool:
         if inside:
             here = here[step]
         if step is part:
-            return inside or part in _every_key()
+            return inside or part in every
     return False
 
 
-def _one_error(keys: list[int | str], item: Any) -> str:
+def _one_error(keys: list[int | str], item: Any, model: type[BaseModel]) -> str:
     kind, given, context = item["type"], item.get("input"), item.get("ctx", {})
     if kind == "extra_forbidden":
-        allowed = _allowed(keys[:-1])
+        allowed = allowed_keys(keys[:-1], model)
         near = difflib.get_close_matches(str(keys[-1]), allowed, n=1) if keys else []
         hint = f"did you mean `{near[0]}`? " if near else ""
         return f"unknown key; {hint}allowed: {', '.join(allowed)}"
@@ -182,7 +216,9 @@ def _one_error(keys: list[int | str], item: Any) -> str:
         absent_item = isinstance(item["loc"][-1], int)
         return f"{_SHORT.repr(given)} has too few values" if absent_item else "required, but absent"
     if kind == "model_type":
-        return f"{_SHORT.repr(given)} is not allowed: allowed: a mapping of {', '.join(_allowed(item['loc']))}"
+        return (
+            f"{_SHORT.repr(given)} is not allowed: allowed: a mapping of {', '.join(allowed_keys(item['loc'], model))}"
+        )
     if kind in ("value_error", "assertion_error"):
         return str(context.get("error", item["msg"]))
     message = item["msg"][0].lower() + item["msg"][1:]
@@ -202,9 +238,9 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _allowed(keys: Sequence[int | str]) -> list[str]:
-    """The keys allowed at a place of the spec."""
-    models: list[type[BaseModel]] = [Spec]
+def allowed_keys(keys: Sequence[int | str], model: type[BaseModel] = Spec) -> list[str]:
+    """The keys allowed at a place of the spec; none where there is no mapping of known keys."""
+    models: list[type[BaseModel]] = [model]
     for key in keys:
         if isinstance(key, int):
             continue
@@ -214,9 +250,9 @@ def _allowed(keys: Sequence[int | str]) -> list[str]:
     return sorted({name for model in models for name in model.model_fields})
 
 
-def _every_key() -> set[str]:
+def _every_key(model: type[BaseModel]) -> set[str]:
     found: set[str] = set()
-    waiting: list[type[BaseModel]] = [Spec]
+    waiting: list[type[BaseModel]] = [model]
     while waiting:
         model = waiting.pop()
         found |= set(model.model_fields)

@@ -1,0 +1,260 @@
+"""The sweep's spec: a base spec, a space of changes to it, how the space is searched, and what decides."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from components.common.errors import SpecError
+from components.common.spec import Spec
+from components.common.spec_base import Strict
+from components.common.spec_file import allowed_keys, check, override, read_yaml, spec_from
+
+ORDER = "curriculum.order"
+TIERS = "splitting.tiers"
+_DOCS = "docs/sweeps.md lists every key of a sweep; start from pipelines/specs/sweep_orders.yaml"
+
+
+class Sample(Strict):
+    """So many of the orders of the tiers, drawn at random, each another one."""
+
+    sample: Annotated[int, Field(ge=1)]
+
+
+class Uniform(Strict):
+    """A number between two, all equally likely."""
+
+    uniform: Annotated[list[float], Field(min_length=2, max_length=2)]
+    points: Annotated[int, Field(ge=2)] | None = None
+    """Points of a grid, evenly spaced; only for `search.method: grid`."""
+
+
+class LogUniform(Strict):
+    """A number between two, equally likely in each decade."""
+
+    log_uniform: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
+    points: Annotated[int, Field(ge=2)] | None = None
+    """Points of a grid, evenly spaced in the logarithm; only for `search.method: grid`."""
+
+
+class Integers(Strict):
+    """A whole number between two, both included."""
+
+    integers: Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+Dimension = (
+    Annotated[list[Any], Field(min_length=1)] | Literal["permutations"] | Sample | Uniform | LogUniform | Integers
+)
+
+
+def ends(dimension: Uniform | LogUniform | Integers) -> list[float] | list[int]:
+    """The lower and the upper end of a range."""
+    if isinstance(dimension, Integers):
+        return dimension.integers
+    return dimension.uniform if isinstance(dimension, Uniform) else dimension.log_uniform
+
+
+class SearchSpec(Strict):
+    """How the space is searched."""
+
+    method: Literal["grid", "random", "optuna"] = "grid"
+    """`grid` tries every combination, `random` draws, `optuna` (TPE) learns from the trials before."""
+    trials: Annotated[int, Field(ge=1)] = 40
+    """Trials that are drawn; of a grid, the most that it may have."""
+    seeds: Annotated[int, Field(ge=1)] = 1
+    """Runs of each promising trial: evaluation and training are noisy, so the best of many is also the luckiest."""
+    promising: Annotated[int, Field(ge=2)] = 4
+    """Trials that are repeated with the further seeds: the best of the first round."""
+    seed: int = 17
+    """Of what is drawn."""
+
+
+class StopSpec(Strict):
+    """Early stopping, off by default: after one phase a curriculum has seen one tier only."""
+
+    scheduler: Literal["none", "asha"] = "none"
+    """`asha` (arXiv 1810.05934) ends trials that are behind at a rung; trials are compared with those of the same
+    number of tiers only."""
+    grace_tokens: Annotated[int, Field(ge=1)] = 200_000
+    """Training tokens before a trial may be ended; the first rung."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """One in so many goes on at each rung; a rung has so many times the tokens of the one before."""
+
+
+class ObjectiveSpec(Strict):
+    """What decides."""
+
+    metric: Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z_]+$")] = "verifiable.accuracy"
+    """A metric of the evaluation: `verifiable.accuracy` or `loss.nats_per_token`."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more or less is better."""
+    on: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "held_out"
+    """`held_out`: all of the held-out part; `tier_3`: one tier of it; or the name of a slice."""
+
+    @property
+    def name(self) -> str:
+        """The metric's name in an evaluation, such as `verifiable.tier_3.accuracy`."""
+        suite, _, measure = self.metric.partition(".")
+        return self.metric if self.on == "held_out" else f"{suite}.{self.on}.{measure}"
+
+
+class BudgetSpec(Strict):
+    """What the sweep may cost; what is under way when it is spent comes to its end."""
+
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Wall time; null: no limit."""
+    phases: Annotated[int, Field(ge=1)] | None = None
+    """Phases that are trained; null: no limit."""
+
+
+class SweepSpec(Strict):
+    """One sweep."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=48)]
+    """Names the output folder and the tracked run."""
+    base: str
+    """The spec that is varied, a file relative to the sweep's."""
+    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    """By the key of the spec: a list of values; for `curriculum.order` also `permutations` or `{sample: 8}`; or a range
+    `{uniform: [a, b]}`, `{log_uniform: [a, b]}`, `{integers: [a, b]}`."""
+    search: SearchSpec = SearchSpec()
+    stop: StopSpec = StopSpec()
+    objective: ObjectiveSpec = ObjectiveSpec()
+    budget: BudgetSpec = BudgetSpec()
+    slots: Annotated[int, Field(ge=1)] | None = None
+    """Phases that are trained at the same time; null: as many as the machine's cores or GPUs allow."""
+
+    @model_validator(mode="after")
+    def _space_makes_sense(self) -> Self:
+        for key, dimension in self.space.items():
+            if isinstance(dimension, Uniform | LogUniform | Integers):
+                low, high = ends(dimension)
+                if low >= high:
+                    raise ValueError(f"space.{key}: the range {low} to {high} is empty")
+            ordered = dimension == "permutations" or isinstance(dimension, Sample)
+            if ordered and key != ORDER:
+                raise ValueError(f"space.{key}: `permutations` and `sample` are for {ORDER} alone")
+            continuous = isinstance(dimension, Uniform | LogUniform)
+            if self.search.method == "grid" and continuous and dimension.points is None:  # type: ignore[union-attr]  # mypy does not follow the name
+                raise ValueError(f"space.{key}: a grid needs points: give a list, or `points: 5` beside the range")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A sweep that has been read.
+
+    Attributes:
+        spec: What the user wrote.
+        file: Where.
+        base_file: The base spec's file.
+        values: The base spec's values, `--set` applied.
+    """
+
+    spec: SweepSpec
+    file: Path
+    base_file: Path
+    values: dict[str, Any]
+
+    def resolved(self, params: Mapping[str, Any], seed: int | None = None) -> Spec:
+        """The spec of one trial.
+
+        Args:
+            params: Values by the key of the spec.
+            seed: Of this repetition; the base spec's where None. The held-out part stays the same for all.
+
+        Raises:
+            SpecError: If the values do not go together.
+        """
+        values = copy.deepcopy(self.values)
+        for key, value in params.items():
+            override(values, key, copy.deepcopy(value))
+        values.setdefault("seed", Spec.model_fields["seed"].default)
+        values["data"].setdefault("seed", values["seed"])
+        if seed is not None:
+            values["seed"] = seed
+        if "controls" not in params:
+            values["controls"] = []
+        named = ", ".join(f"{key}={value}" for key, value in params.items())
+        return spec_from(values, f"the trial {named}", self.base_file.parent)
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read and check a sweep and its base spec.
+
+    Args:
+        path: The sweep's YAML file.
+        overrides: `key.path=value` of the sweep where it has that key, else of the base spec.
+
+    Raises:
+        SpecError: If either cannot be read, or a key of the space does not exist.
+    """
+    values = read_yaml(path)
+    own = [item for item in overrides if item.partition("=")[0].split(".")[0] in SweepSpec.model_fields]
+    for item in own:
+        override(values, item)
+    try:
+        spec = SweepSpec.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(check(f"the sweep {path}", values, error, SweepSpec), _DOCS) from None
+    base_file = path.parent / spec.base
+    base = read_yaml(base_file)
+    for item in overrides:
+        if item not in own:
+            override(base, item)
+    whole = spec_from(base, f"the base spec {base_file}", base_file.parent)
+    _check_keys(spec, path)
+    _check_base(spec, whole, path)
+    return Sweep(spec, path, base_file, base)
+
+
+def _check_keys(spec: SweepSpec, path: Path) -> None:
+    import difflib
+
+    for key in spec.space:
+        parts = key.split(".")
+        for place, name in enumerate(parts):
+            if name.isdecimal():
+                continue
+            allowed = allowed_keys(parts[:place])
+            if allowed and name not in allowed:
+                near = difflib.get_close_matches(name, allowed, n=1)
+                hint = f"did you mean `{'.'.join([*parts[:place], near[0]])}`? " if near else ""
+                raise SpecError(
+                    f"the sweep {path}: space.{key}: the spec has no such key; {hint}allowed: {', '.join(allowed)}",
+                    "docs/spec.md lists every key",
+                )
+
+
+def _check_base(spec: SweepSpec, base: Spec, path: Path) -> None:
+    if base.seeds is not None:
+        raise SpecError(
+            f"the sweep {path}: the base spec repeats its run with `seeds`",
+            "use `search.seeds`, and drop `seeds` there",
+        )
+    if ORDER in spec.space and base.curriculum.phases is not None:
+        raise SpecError(
+            f"the sweep {path}: the base spec lists `curriculum.phases`, so {ORDER} changes nothing",
+            "drop the list from the base spec",
+        )
+    suites = base.evaluation.suites if "evaluation.suites" not in spec.space else ["loss", "verifiable"]
+    known = {"loss": "loss.nats_per_token", "verifiable": "verifiable.accuracy"}
+    names = [known[suite] for suite in suites]
+    if spec.objective.metric not in names:
+        raise SpecError(
+            f"the sweep {path}: objective.metric {spec.objective.metric!r} is measured by no suite of the base spec; "
+            f"there are: {', '.join(names)}",
+            "name one of them, or add its suite to `evaluation.suites`",
+        )
+    cuts = spec.space.get("splitting.cut", [base.splitting.cut])
+    if TIERS in spec.space and "thresholds" in cuts and "splitting.thresholds" not in spec.space:
+        raise SpecError(
+            f"the sweep {path}: space.{TIERS} varies the number of tiers under fixed thresholds",
+            "use `splitting.cut: quantiles` or `tokens`, which work for any number",
+        )
