@@ -2,11 +2,13 @@
 
 The graph is built from the spec, so a task stands for each step: prepare, score, a split for each seed, for each phase
 of each curriculum a training and an evaluation, and for each set of sources that phases have of their own one more
-prepare. Only real dependencies are edges.
+prepare. Only real dependencies are edges. Compiled for a cluster, every task has its pod (`pods.py`), and the report is
+written when the others have ended, however they did.
 
 KFP reads the annotations of the pipeline function, so this module does not postpone their evaluation.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,65 +19,85 @@ from components.common.records import BASE, RunInfo
 from components.common.spec import Spec
 from components.common.spec_file import spec_digest
 from components.common.tracking import redact
+from pipelines.pods import image_of, place
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
 
 
-def build(spec: Spec, context: str) -> "BaseComponent":
+def build(spec: Spec, context: str, image: str | None = None) -> "BaseComponent":
     """The KFP pipeline of a spec.
 
     Args:
         spec: The run's spec.
         context: `RunInfo.to_json()`, what every task is told about its run. It stands in every task as a constant,
             as KFP fills in placeholders there (`cluster_info`), and not in a pipeline's parameters.
+        image: Of the pods, where the pipeline is for a cluster; None for this machine, where a failed step ends the
+            run and `phasetune report` writes what there is.
     """
     from kfp import dsl
 
-    from components.evaluation.component import evaluate
-    from components.preparing.component import prepare, prepare_phase
     from components.reporting.component import report
-    from components.scoring.component import score
-    from components.splitting.component import split
-    from components.training.component import train
+
+    placed: list[Any] = []
 
     def named(task: Any, name: str) -> Any:
         task.set_display_name(name)
         task.set_caching_options(False)  # the store is the cache: it sees what KFP cannot
+        if image is not None:
+            place(task, spec, image, like=placed[0] if placed else None)
+            placed.append(task)
         return task
 
-    @dsl.pipeline(name=_kfp_name(spec.name), description=f"phasetune: {spec.name}")
+    @dsl.pipeline(name=kfp_name(spec.name), description=f"phasetune: {spec.name}")
     def phased() -> None:
-        prepared = named(prepare(context=context), "prepare")
-        scored = named(score(context=context, prepared=prepared.output), "score")
-        leaves, places = [], preparing_places(spec)
-        own: dict[Place, Any] = {}
-        for seed in spec.all_seeds:
-            tiers = named(split(context=context, scores=scored.output, seed=seed), f"split seed {seed}")
-            if seed == spec.all_seeds[0]:
-                base = evaluate(context=context, split=tiers.output, phase="", curriculum=BASE, index=0, seed=seed)
-                leaves.append(named(base, "evaluate base"))
-            for curriculum in expand(spec, seed):
-                parent = ""
-                for plan in curriculum.phases:
-                    place = {"curriculum": curriculum.name, "index": plan.index, "seed": seed}
-                    label = f"{curriculum.name} {plan.index} {plan.name} seed {seed}"
-                    data = places.get((curriculum.name, plan.index, seed))
-                    if data is not None and data not in own:
-                        made = prepare_phase(context=context, prepared=prepared.output, **place)
-                        own[data] = named(made, f"prepare {label}").output
-                    mine = "" if data is None else own[data]
-                    phase = train(context=context, split=tiers.output, parent=parent, data=mine, **place)
-                    parent = named(phase, f"train {label}").outputs["Output"]
-                    measured = evaluate(context=context, split=tiers.output, phase=parent, **place)
-                    leaves.append(named(measured, f"evaluate {label}"))
-        named(report(context=context), "report").after(*leaves)
+        if image is None:
+            leaves = _steps(spec, context, named)
+            named(report(context=context), "report").after(*leaves)
+        else:
+            with dsl.ExitHandler(named(report(context=context), "report"), name="steps"):
+                _steps(spec, context, named)
 
     pipeline: BaseComponent = phased
     return pipeline
 
 
-def _kfp_name(name: str) -> str:
+def _steps(spec: Spec, context: str, named: Callable[[Any, str], Any]) -> list[Any]:
+    """The tasks of every step but the report; returns those that no other waits for."""
+    from components.evaluation.component import evaluate
+    from components.preparing.component import prepare, prepare_phase
+    from components.scoring.component import score
+    from components.splitting.component import split
+    from components.training.component import train
+
+    prepared = named(prepare(context=context), "prepare")
+    scored = named(score(context=context, prepared=prepared.output), "score")
+    leaves, places = [], preparing_places(spec)
+    own: dict[Place, Any] = {}
+    for seed in spec.all_seeds:
+        tiers = named(split(context=context, scores=scored.output, seed=seed), f"split seed {seed}")
+        if seed == spec.all_seeds[0]:
+            base = evaluate(context=context, split=tiers.output, phase="", curriculum=BASE, index=0, seed=seed)
+            leaves.append(named(base, "evaluate base"))
+        for curriculum in expand(spec, seed):
+            parent = ""
+            for plan in curriculum.phases:
+                where = {"curriculum": curriculum.name, "index": plan.index, "seed": seed}
+                label = f"{curriculum.name} {plan.index} {plan.name} seed {seed}"
+                data = places.get((curriculum.name, plan.index, seed))
+                if data is not None and data not in own:
+                    made = prepare_phase(context=context, prepared=prepared.output, **where)
+                    own[data] = named(made, f"prepare {label}").output
+                mine = "" if data is None else own[data]
+                phase = train(context=context, split=tiers.output, parent=parent, data=mine, **where)
+                parent = named(phase, f"train {label}").outputs["Output"]
+                measured = evaluate(context=context, split=tiers.output, phase=parent, **where)
+                leaves.append(named(measured, f"evaluate {label}"))
+    return leaves
+
+
+def kfp_name(name: str) -> str:
+    """The pipeline's name in Kubeflow."""
     return "phasetune-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower())
 
 
@@ -88,6 +110,8 @@ def cluster_info(spec: Spec) -> RunInfo:
     from kfp import dsl
 
     values = spec.model_dump(mode="json", exclude_defaults=True)
+    # The pods know no PHASETUNE_IMAGE of whoever compiled, and their RayJobs are of the same image.
+    values.setdefault("compute", {}).setdefault("kubernetes", {})["image"] = image_of(spec)
     if "uri" in values.get("tracking", {}):
         values["tracking"]["uri"] = redact(spec.tracking.uri)
     return RunInfo(
@@ -116,7 +140,7 @@ def compile_pipeline(spec: Spec, out: Path, allow_local: bool) -> None:
         )
     from kfp import compiler
 
-    compiler.Compiler().compile(build(spec, cluster_info(spec).to_json()), str(out))
+    compiler.Compiler().compile(build(spec, cluster_info(spec).to_json(), image_of(spec)), str(out))
 
 
 def local_places(spec: Spec) -> list[tuple[str, str]]:

@@ -19,8 +19,8 @@ PLACES = [
     r"/opt/(wh" r"eels|py" r"pi)\b",
     r"/Us" r"ers/\w",
 ]
-HOMES = [r"/ro" r"ot/", r"/ho" r"me/\w"]
-"""Not looked for in infra/ and k8s/, where they are places inside an image."""
+HOMES = [r"/ro" r"ot/", r"/ho" r"me/(?!phasetune\b)\w"]
+"""But for the home of our image's user. Not looked for in infra/ and k8s/, where they are places inside an image."""
 INDEXES = [
     r"\bpy" r"pi\.(org|python\.org|nvidia\.com)",
     r"files\.python" r"hosted\.org",
