@@ -1,0 +1,104 @@
+"""What the attacks stand on: copies of the lab's model, a trap that shows whether code ran, and a bucket."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def _module(path: Path) -> ModuleType:
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def runs() -> ModuleType:
+    """The builder of finished runs for reports."""
+    return _module(TESTS / "components" / "reporting" / "build_run.py")
+
+
+@pytest.fixture
+def model(tmp_path: Path, lab_model: Path) -> Path:
+    """A copy of the lab's model that a test may poison."""
+    return Path(shutil.copytree(lab_model, tmp_path / "model"))
+
+
+class Trap:
+    """Code and pickles that leave a file behind when they are run.
+
+    Attributes:
+        mark: The file.
+        code: A line of Python.
+        pickle: A pickle that runs a command when it is loaded.
+    """
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+        self.code = f"import pathlib; pathlib.Path({str(mark)!r}).touch()\n"
+        self.pickle = f"cos\nsystem\n(S'touch {mark}'\ntR.".encode()
+
+    @property
+    def sprung(self) -> bool:
+        """Whether any of them was run."""
+        return self.mark.exists()
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Trap:
+    return Trap(tmp_path / "sprung")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server with one bucket, `bucket`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    boto3.client(
+        "s3", endpoint_url=address, aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1"
+    ).create_bucket(Bucket="bucket")
+    yield address
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of that server, at which the environment points."""
+    import boto3
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("PHASETUNE_CACHE", str(tmp_path / "cache"))
+    return boto3.client("s3")
+
+
+@pytest.fixture
+def memory_of() -> Callable[[Callable[[], object]], int]:
+    """Gives the most bytes that Python objects made in a call have taken at once."""
+
+    def measured(work: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            work()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measured
