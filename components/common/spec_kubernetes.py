@@ -71,8 +71,8 @@ class KubernetesSpec(Strict):
     """RayJobs that may be tried for one result; each goes on from the last checkpoint."""
     deadline_hours: Annotated[float, Field(gt=0)] = 48.0
     """Hours after which a RayJob that has started is ended; waiting in the queue does not count."""
-    keep_seconds: Annotated[int, Field(ge=0)] = 600
-    """Seconds for which an ended RayJob stays to be looked at."""
+    keep_seconds: Annotated[int, Field(ge=0)] = 10
+    """Seconds for which an ended RayJob keeps its machines; itself and its log stay until its runs are deleted."""
     retries: Annotated[int, Field(ge=0, le=10)] = 3
     """How often a pipeline's pod is started again, with growing pauses; it attaches to the RayJob that is there."""
     step_hours: Annotated[float, Field(gt=0)] = 168.0
