@@ -54,7 +54,14 @@ def environment(cache: Path) -> Path:
 
 def _install(folder: Path) -> None:
     venv.create(folder, with_pip=True)
-    command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command: list[str | Path] = [
+        folder / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
     command += ["--no-input", "--no-deps", "-r", REQUIREMENTS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
     if done.returncode != 0:
@@ -76,7 +83,15 @@ def check(python: Path, folder: Path, framework: str, skips: Sequence[str] = ())
     Raises:
         RuntimeError: checkov ended otherwise than by a report, could not read a file, or found nothing to check.
     """
-    command = [python, "-m", "checkov.main", "--directory", folder, "--framework", framework]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "checkov.main",
+        "--directory",
+        folder.resolve(),
+        "--framework",
+        framework,
+    ]
     command += ["--output", "json", "--quiet", "--compact", "--soft-fail", "--skip-download"]
     command += ["--skip-check", ",".join(skips)] if skips else []
     with tempfile.TemporaryDirectory() as home:

@@ -103,16 +103,16 @@ variable "kubernetes_version" {
 variable "cpu_nodes" {
   description = "Nodes for Kubeflow, Kueue, KubeRay, MLflow, the pipeline's pods and Ray's heads. max is how far the autoscaler may go."
   type = object({
-    instance_types = optional(list(string), ["m7i.xlarge"])
+    instance_types = optional(list(string), ["r7i.xlarge"])
     min            = optional(number, 2)
     max            = optional(number, 8)
-    disk_gib       = optional(number, 100)
+    disk_gib       = optional(number, 200)
   })
   default = {}
 
   validation {
-    condition     = var.cpu_nodes.min >= 2 && var.cpu_nodes.max >= var.cpu_nodes.min && var.cpu_nodes.disk_gib >= 50
-    error_message = "At least 2 nodes with 50 GiB each: MLflow's replicas are on different nodes."
+    condition     = var.cpu_nodes.min >= 2 && var.cpu_nodes.max >= var.cpu_nodes.min && var.cpu_nodes.disk_gib >= 150
+    error_message = "At least 2 nodes, as MLflow's replicas are on different ones, with 150 GiB each: a Ray head asks for 100."
   }
 }
 
@@ -121,13 +121,13 @@ variable "gpu_nodes" {
   type = object({
     instance_types = optional(list(string), ["g6e.12xlarge"])
     max            = optional(number, 2)
-    disk_gib       = optional(number, 500)
+    disk_gib       = optional(number, 1000)
   })
   default = {}
 
   validation {
-    condition     = var.gpu_nodes.max >= 1 && var.gpu_nodes.disk_gib >= 200
-    error_message = "The images and a checkpoint want 200 GiB, and max is at least 1: a group that nobody uses stands at none."
+    condition     = var.gpu_nodes.max >= 1 && var.gpu_nodes.disk_gib >= 250
+    error_message = "A worker asks for 200 GiB, so a node has 250 at least (200 for each GPU and 50), and max is at least 1: a group that nobody uses stands at none."
   }
 }
 
@@ -136,13 +136,13 @@ variable "gpu_spot_nodes" {
   type = object({
     instance_types = optional(list(string), ["g6e.12xlarge"])
     max            = optional(number, 4)
-    disk_gib       = optional(number, 500)
+    disk_gib       = optional(number, 1000)
   })
   default = {}
 
   validation {
-    condition     = var.gpu_spot_nodes.max >= 1 && var.gpu_spot_nodes.disk_gib >= 200
-    error_message = "The images and a checkpoint want 200 GiB, and max is at least 1: a group that nobody uses stands at none."
+    condition     = var.gpu_spot_nodes.max >= 1 && var.gpu_spot_nodes.disk_gib >= 250
+    error_message = "A worker asks for 200 GiB, so a node has 250 at least (200 for each GPU and 50), and max is at least 1: a group that nobody uses stands at none."
   }
 }
 
