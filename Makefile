@@ -25,7 +25,7 @@ TORCH_gpu := torch===$(TORCH_VERSION)
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup check test proofs bench docs lab-model clean
+.PHONY: help quickstart setup check test proofs bench docs lab-model images image-test audit clean
 # A target that needs the set-up says so by itself; two of them at once would set up twice.
 .NOTPARALLEL:
 
@@ -82,6 +82,17 @@ docs: setup  ## Write docs/spec.md from the spec's models
 
 lab-model: setup  ## Train the lab's base model anew
 	@$(PYTHON) -m components.lab.pretraining --out components/lab/model
+
+images:  ## Build the images phasetune:dev and phasetune:dev-gpu with docker or buildah (BASE_IMAGE, IMAGE, TAG, PIP_CONF)
+	@infra/images/build.sh
+
+image-test: setup  ## Build the cpu image without an engine and run it read-only (root, debootstrap, buildah; ten minutes)
+	@$(PYTHON) infra/images/test/run.py
+
+# --strict: a package that the database of advisories cannot be asked about is no package without advisories. The one
+# asked is PyPI's; PIP_AUDIT_VULNERABILITY_SERVICE=osv asks another. torch-cpu.lock is torch.lock's torch, built anew.
+audit: setup  ## Look the locked packages up in the database of known vulnerabilities (needs the network)
+	@$(PYTHON) -m pip_audit --strict --disable-pip --require-hashes -r infra/requirements.lock -r infra/torch.lock
 
 clean:  ## Remove caches and build products; .venv and runs/ stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
