@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from components.common import errors
-from components.common.ray_instance import FOLDER, environment
+from components.common.errand import INSIDE
+from components.common.ray_instance import FOLDER, cluster_environment, environment
 from components.common.session import call
 
 WAIT_POLICY = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
@@ -31,6 +33,8 @@ SESSION_MODULE = "components.common.session"
 STOPPING = 25.0
 """Seconds that heavy work may take to stop after a Ctrl-C, which is when a phase saves its state."""
 _LONGEST = 16
+OUTPUT: ContextVar[int | None] = ContextVar("OUTPUT", default=None)
+"""The file descriptor that heavy work called from here prints to; this process's own output where None."""
 
 
 class StepFailed(Exception):
@@ -69,7 +73,8 @@ def _ask(path: str, target: str, arguments: dict[str, Any]) -> dict[str, Any]:
         "directory": str(Path.cwd()),
         "environment": dict(os.environ),
     }
-    text = _exchange(path, request, [1, 2], stoppable=True)
+    output = OUTPUT.get()
+    text = _exchange(path, request, [1, 2] if output is None else [output, output], stoppable=True)
     if not text:
         return {"error": f"the process of {target} was killed; was there enough memory?"}
     answer: dict[str, Any] = json.loads(text)
@@ -109,6 +114,14 @@ def _exchange(path: str, request: dict[str, Any], descriptors: list[int], stoppa
     return b"".join(parts).decode()
 
 
+def stop_work() -> None:
+    """Ask all heavy work that this process waits for to stop, as by a Ctrl-C: each piece saves its state first."""
+    path = os.environ.get(SESSION)
+    if path is not None:
+        with suppress(OSError):
+            _exchange(path, {"op": "stop", "pid": os.getpid()}, [])
+
+
 @contextmanager
 def _deaf() -> Iterator[None]:
     """Hear no further wish to stop: a Ctrl-C comes from the terminal, and once more from the run's driver."""
@@ -125,14 +138,23 @@ def _deaf() -> Iterator[None]:
 
 def set_ray_environment() -> None:
     """Set what Ray reads when it is imported, where no session has: to be called before that."""
-    if SESSION not in os.environ:
+    if INSIDE in os.environ:
+        os.environ.update(cluster_environment())
+    elif SESSION not in os.environ:
         os.environ.update(environment())
 
 
 def connect_ray() -> None:
-    """Connect this process to the run's one Ray instance, which the session starts when first asked."""
+    """Connect this process to the run's one Ray instance, which the session starts when first asked.
+
+    In a Ray cluster that is the cluster.
+    """
     from components.common import ray_instance
 
+    if INSIDE in os.environ:
+        set_ray_environment()
+        ray_instance.join_cluster()
+        return
     path = os.environ.get(SESSION)
     if path is None:
         os.environ.update(environment())

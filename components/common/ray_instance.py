@@ -1,4 +1,7 @@
-"""Ray on this machine: quiet, on loopback, with token authentication, and never left behind."""
+"""Ray on this machine: quiet, on loopback, with token authentication, and never left behind.
+
+Inside a Ray cluster (see `errand`) none is started: the driver joins the cluster that runs it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ import os
 import secrets
 import tempfile
 from typing import Any
+
+from components.common.errand import INSIDE
+from components.common.progress import EVENTS, PRINTED
 
 LOOPBACK = "127.0.0.1"
 """Only for this very address do Ray's servers listen on loopback alone; for any other, also 127.0.0.2, on all
@@ -42,6 +48,17 @@ def environment() -> dict[str, str]:
     }
 
 
+def cluster_environment() -> dict[str, str]:
+    """The variables that Ray reads in a driver of a cluster; how to get in, and where, the cluster has told it."""
+    return {
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TQDM": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    }
+
+
 def _options() -> dict[str, Any]:
     return {
         "include_dashboard": False,
@@ -72,6 +89,23 @@ def _ray() -> Any:
 
     ray_constants.ENABLE_RAY_CLUSTER = False
     return ray
+
+
+def join_cluster() -> None:
+    """Join the cluster whose job this process is the driver of. Does nothing when connected.
+
+    Its workers are told that they are inside, and to print what they have to say: the driver prints it too.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    ray.init(
+        address=os.environ.get("RAY_ADDRESS", "auto"),
+        runtime_env={"env_vars": {INSIDE: "1", EVENTS: PRINTED}},
+        log_to_driver=True,
+        logging_level=logging.ERROR,
+    )
 
 
 def connect(address: str | None) -> None:

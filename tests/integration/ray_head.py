@@ -1,0 +1,267 @@
+"""A real Ray cluster of one machine and an S3 server, each a process of its own, and steps of a run that use both."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+LONGEST = 120.0
+"""Seconds after which something that does not come is a failure; nothing is measured by it."""
+SPEC: dict[str, Any] = {
+    "name": "small",
+    "seed": 5,
+    "model": {"path": "lab"},
+    "data": {"train": [{"path": "lab://instructions?count=96", "name": "lab"}], "held_out": {"fraction": 0.1}},
+    "scoring": {"method": "length"},
+    "splitting": {"tiers": 1, "cut": "quantiles"},
+    "curriculum": {"sft": {"epochs": 1, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}},
+    "controls": [],
+    "evaluation": {"suites": ["loss"], "max_examples": 4, "resamples": 100},
+    "tracking": {"enabled": False},
+    "compute": {"threads": 1, "checkpoint_every": 5},
+}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def until(happens: Callable[[], Any], what: str, seconds: float = LONGEST) -> Any:
+    """Wait until something happens; returns what it is."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := happens():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{what} did not come")
+
+
+def end_family(process: subprocess.Popen[Any]) -> None:
+    """End a process and all that it started, at once."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.wait()
+        psutil.wait_procs(family, timeout=10)
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[dict[str, str]]:
+    """An S3 server as a process, with an empty bucket `bucket`; gives the variables of those who use it."""
+    [port] = free_ports(1)
+    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
+    with (folder / "s3.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    try:
+
+        def made() -> bool:
+            assert process.poll() is None, (folder / "s3.log").read_text()[-2000:]
+            with contextlib.suppress(OSError):
+                return requests.put(f"{variables['AWS_ENDPOINT_URL']}/bucket", timeout=5).ok
+            return False
+
+        until(made, "the S3 server")
+        yield variables
+    finally:
+        end_family(process)
+
+
+@dataclass
+class Head:
+    """`ray start --head`, with token authentication, on loopback only; ended with all that it started.
+
+    Attributes:
+        variables: Of the environment of its processes, beside ours.
+        token: What lets us in.
+        address: Of its Jobs API.
+    """
+
+    variables: dict[str, str]
+    cpus: int = 3
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    address: str = ""
+    _process: subprocess.Popen[bytes] | None = None
+    _folder: str = ""
+    _ports: list[int] = field(default_factory=lambda: free_ports(7))
+
+    def start(self) -> None:
+        """Start (again), on the same ports."""
+        self._folder = tempfile.mkdtemp(prefix="ph-", dir="/tmp")  # Ray's sockets have long names
+        gcs, dashboard, agent, agent_rpc, client, metrics, env_agent = map(str, self._ports)
+        self.address = f"http://127.0.0.1:{dashboard}"
+        ports = {"port": gcs, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent}
+        ports |= {"dashboard-agent-grpc-port": agent_rpc, "ray-client-server-port": client}
+        ports |= {"metrics-export-port": metrics, "runtime-env-agent-port": env_agent}
+        more = {"dashboard-host": "127.0.0.1", "node-ip-address": "127.0.0.1", "num-cpus": str(self.cpus)}
+        more |= {"object-store-memory": str(100 * 2**20), "temp-dir": self._folder, **ports}
+        options = [f"--{name}={value}" for name, value in more.items()]
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+        environment = {**os.environ, **self.variables, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # else Ray would listen on every interface
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        log = Path(self._folder, "start.log")
+        with log.open("ab") as out:
+            self._process = subprocess.Popen([*command, *options], stdout=out, stderr=out, env=environment)
+        process = self._process
+
+        def answers() -> bool:
+            assert process.poll() is None, log.read_text()[-3000:]
+            try:
+                self.jobs()
+            except OSError:
+                return False
+            return True
+
+        until(answers, "the Ray cluster")
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The jobs of the Jobs API, as it tells them."""
+        answer = requests.get(
+            f"{self.address}/api/jobs/", headers={"Authorization": f"Bearer {self.token}"}, timeout=10
+        )
+        answer.raise_for_status()
+        return [job for job in answer.json() if job["submission_id"]]
+
+    def drivers(self) -> list[psutil.Process]:
+        """The drivers of jobs under way."""
+        assert self._process is not None
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        found = []
+        for one in children:
+            with contextlib.suppress(psutil.Error):
+                if one.cmdline()[1:3] == ["-m", "components.common.ray_driver"]:
+                    found.append(one)
+        return found
+
+    def kill(self) -> None:
+        """Go at once, with everything."""
+        if self._process is not None:
+            end_family(self._process)
+            self._process = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run whose data is prepared and split, in a store of S3; its first phase is what is done elsewhere.
+
+    Attributes:
+        folder: A working directory.
+        variables: Of the environment of its steps.
+        spec: The run's spec.
+    """
+
+    folder: Path
+    variables: dict[str, str]
+    spec: dict[str, Any]
+
+    def step(self, code: str, run: str = "run-1", **variables: str) -> subprocess.Popen[str]:
+        """Run code with `context` (the run's) and `split` (its reference), in a process of its own."""
+        info = {
+            "run": run,
+            "name": "small",
+            "spec": self.spec,
+            "spec_digest": "",
+            "store": self.spec["store"],
+            "output_dir": "",
+            "started": "2026-01-01T00:00:00+00:00",
+        }
+        before = "import os\ncontext, split = os.environ['CONTEXT'], os.environ.get('SPLIT', '')\n"
+        split = self.folder / "split"
+        environment = {**os.environ, **self.variables, "CONTEXT": json.dumps(info), **variables}
+        environment["SPLIT"] = split.read_text() if split.exists() else ""
+        return subprocess.Popen(
+            [sys.executable, "-c", before + code],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def prepare(self) -> None:
+        """Do what comes before the phase."""
+        code = (
+            "from components.preparing import step as p; from components.scoring import step as s\n"
+            "from components.splitting import step as c\n"
+            "made = p.run(context)\nscored = s.run(context, made)\n"
+            "open('split', 'w').write(c.run(context, scored, 5))"
+        )
+        ended(self.step(code), 0)
+
+    def train(self, run: str = "run-1", **variables: str) -> subprocess.Popen[str]:
+        """Start the step that trains the first phase; its last line is the phase's reference."""
+        code = "from components.training.step import run\nprint(run(context, split, '', 'main', 1, 5))"
+        return self.step(code, run, **variables)
+
+    def with_compute(self, **compute: Any) -> Work:
+        """The same, with another `compute`."""
+        return Work(self.folder, self.variables, {**self.spec, "compute": {**self.spec["compute"], **compute}})
+
+    def names(self, below: str) -> list[str]:
+        """The objects of the store below a name."""
+        prefix = self.spec["store"].removeprefix("s3://bucket/")
+        pages = self._client().get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix=f"{prefix}/{below}")
+        return [item["Key"].removeprefix(f"{prefix}/") for page in pages for item in page.get("Contents", [])]
+
+    def read(self, name: str) -> bytes:
+        """An object of the store."""
+        prefix = self.spec["store"].removeprefix("s3://bucket/")
+        return bytes(self._client().get_object(Bucket="bucket", Key=f"{prefix}/{name}")["Body"].read())
+
+    def _client(self) -> Any:
+        import boto3
+
+        keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
+        return boto3.client("s3", endpoint_url=self.variables["AWS_ENDPOINT_URL"], **keys)
+
+    def weights(self) -> bytes:
+        """The weights of the one phase that is made."""
+        [name] = [name for name in self.names("phases") if name.endswith("/model/model.safetensors")]
+        return self.read(name)
+
+    def manifest(self) -> dict[str, Any]:
+        """What the store says of that phase."""
+        [name] = [name for name in self.names("phases") if name.endswith("/manifest.json")]
+        return dict(json.loads(self.read(name)))
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint; 0 where there is none."""
+        pointers = [name for name in self.names("checkpoints") if name.endswith("/pointer")]
+        kept = [item for name in pointers for item in json.loads(self.read(name))["kept"]]
+        return max((int(item["step"]) for item in kept), default=0)
+
+
+def ended(process: subprocess.Popen[str], code: int) -> str:
+    """What a step printed, which must end with this code."""
+    out, _ = process.communicate(timeout=LONGEST)
+    assert process.returncode == code, out
+    return out

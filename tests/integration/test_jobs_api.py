@@ -1,0 +1,164 @@
+"""A phase trained by a real Ray cluster through its Jobs API: what it leaves, and what faults leave of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(400)]
+LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
+"""A phase of some 60 steps, to have time for faults."""
+
+
+def _module() -> Any:
+    found = importlib.util.spec_from_file_location("ray_head", Path(__file__).with_name("ray_head.py"))
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+rays = _module()
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A cluster, and an S3 server that its processes know."""
+    folder = tmp_path_factory.mktemp("head")
+    with rays.s3_server(folder) as variables:
+        head = rays.Head({**variables, "PHASETUNE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"})
+        try:
+            head.start()
+            yield head
+        finally:
+            head.kill()
+
+
+def _work(head: Any, folder: Path, **curriculum: Any) -> Any:
+    variables = {**head.variables, "PHASETUNE_CACHE": str(folder / "cache"), "RAY_AUTH_TOKEN": head.token}
+    spec = {**rays.SPEC, "store": f"s3://bucket/{uuid.uuid4().hex}"}
+    spec["compute"] = {**spec["compute"], "ray": head.address}
+    spec["curriculum"] = {**spec["curriculum"], **curriculum}
+    work = rays.Work(folder, {**variables, "PHASETUNE_HEARTBEAT": "4"}, spec)
+    work.prepare()
+    return work
+
+
+@pytest.fixture
+def new_work(head: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Makes a run of which the data is split, in a store of its own, that uses the cluster."""
+    return lambda **curriculum: _work(head, tmp_path, **curriculum)
+
+
+@pytest.fixture(scope="module")
+def calm(head: Any, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of the long phase, trained on this machine and left alone."""
+    work = _work(head, tmp_path_factory.mktemp("calm"), sft=LONG).with_compute(ray="local")
+    rays.ended(work.train(), 0)
+    return bytes(work.weights())
+
+
+def jobs_of(head: Any, work: Any) -> list[tuple[str, str]]:
+    """Number and status of the jobs that make the phase of a run, in order; each test has another phase or cluster."""
+    key = json.loads((work.folder / "key").read_text())
+    found = [job for job in head.jobs() if job["submission_id"].startswith(f"phases-{key[:24]}")]
+    return sorted((job["submission_id"].rpartition("-")[2], job["status"]) for job in found)
+
+
+def noted_key(out: str, work: Any) -> None:
+    """Remember the phase's key, which a step printed last."""
+    (work.folder / "key").write_text(json.dumps(json.loads(out.strip().splitlines()[-1])["key"]))
+
+
+def test_a_phase_is_trained_in_the_cluster_and_then_found(head, new_work, calm):
+    """What it leaves is what it leaves on this machine, bit by bit; found again, nothing is sent."""
+    work = new_work(sft=LONG)
+    out = rays.ended(work.train(), 0)
+    noted_key(out, work)
+    assert work.weights() == calm
+    assert [status for _, status in jobs_of(head, work)] == ["SUCCEEDED"]
+    assert "train main 1 (tier-1)" in out  # the driver's log
+    rays.ended(work.train("run-2", RAY_AUTH_TOKEN="no longer the right one"), 0)
+    assert work.names("waiting") == work.names("checkpoints") == []
+
+
+def test_a_killed_driver_is_followed_by_another_attempt(head, new_work, calm):
+    work = new_work(sft=LONG)
+    before = {job["submission_id"] for job in head.jobs()}
+    waiting = work.train()
+    step = rays.until(lambda: work.newest() >= 10 and work.newest(), "the checkpoint of step 10")
+    [driver] = head.drivers()
+    driver.kill()
+    noted_key(rays.ended(waiting, 0), work)
+    assert work.weights() == calm
+    assert work.manifest()["info"]["resumed_at"] >= step
+    new = sorted(job["status"] for job in head.jobs() if job["submission_id"] not in before)
+    assert new == ["FAILED", "SUCCEEDED"]
+
+
+def test_a_waiting_step_that_is_killed_finds_its_job_again(head, new_work, calm):
+    work = new_work(sft=LONG)
+    before = {job["submission_id"] for job in head.jobs()}
+    waiting = work.train()
+    rays.until(lambda: work.newest() >= 5, "a checkpoint")
+    waiting.kill()
+    waiting.communicate()
+    [driver] = head.drivers()
+    rays.ended(work.train(), 0)
+    assert not driver.is_running()
+    assert [job["status"] for job in head.jobs() if job["submission_id"] not in before] == ["SUCCEEDED"]
+    assert work.manifest()["info"]["resumed_at"] == 0
+    assert work.weights() == calm
+
+
+def test_two_runs_share_a_job_and_the_last_to_go_stops_it(head, new_work):
+    work = new_work(sft={**LONG, "epochs": 40})
+    before = {job["submission_id"] for job in head.jobs()}
+
+    def new() -> list[str]:
+        return [job["status"] for job in head.jobs() if job["submission_id"] not in before]
+
+    first = work.train("run-1")
+    rays.until(lambda: len(work.names("waiting")) == 1, "the first")
+    second = work.train("run-2")
+    rays.until(lambda: len(work.names("waiting")) == 2, "the second")
+    step = rays.until(work.newest, "a checkpoint")
+    assert new() == ["RUNNING"]
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=rays.LONGEST)
+    assert new() == ["RUNNING"]
+    later = rays.until(lambda: work.newest() > step and work.newest(), "another checkpoint")
+    second.send_signal(signal.SIGINT)
+    second.communicate(timeout=rays.LONGEST)
+    assert new() == ["STOPPED"]
+    assert head.drivers() == []
+    assert work.names("waiting") == []
+    assert work.newest() > later  # it saved its state first
+    leases = [json.loads(work.read(name)) for name in work.names("leases/phases")]
+    assert [lease["holder"] for lease in leases] == [None]
+
+
+def test_a_wrong_token_is_one_clear_error(new_work):
+    work = new_work()
+    out = rays.ended(work.train(RAY_AUTH_TOKEN="wrong"), 1)
+    assert "does not let us in" in out
+    assert "RAY_AUTH_TOKEN" in out.partition("remedy:")[2]
+
+
+def test_what_the_driver_says_arrives_and_is_not_tried_again(head, new_work):
+    """The prompts fill the context of this phase: the user must mend it, and another attempt would not."""
+    work = new_work(sft={**LONG, "max_length": 8})
+    before = {job["submission_id"] for job in head.jobs()}
+    out = rays.ended(work.train(), 1)
+    assert "components.common.errors.DataError" in out
+    assert "max_length" in out.partition("remedy:")[2]
+    assert [job["status"] for job in head.jobs() if job["submission_id"] not in before] == ["FAILED"]
