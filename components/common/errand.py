@@ -133,6 +133,6 @@ def failure_in(text: str) -> UserError | None:
             kind = getattr(errors, str(about["kind"]), UserError)
             if isinstance(kind, type) and issubclass(kind, UserError):
                 return kind(str(about["message"]), str(about["remedy"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return None
