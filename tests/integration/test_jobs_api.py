@@ -155,10 +155,10 @@ def test_a_wrong_token_is_one_clear_error(new_work):
 
 
 def test_what_the_driver_says_arrives_and_is_not_tried_again(head, new_work):
-    """The prompts fill the context of this phase: the user must mend it, and another attempt would not."""
-    work = new_work(sft={**LONG, "max_length": 8})
+    """The rate ruins the model at its second step: the user must mend it, and another attempt would not."""
+    work = new_work(sft={**LONG, "learning_rate": 1e30, "warmup_ratio": 0.0})
     before = {job["submission_id"] for job in head.jobs()}
     out = rays.ended(work.train(), 1)
     assert "components.common.errors.DataError" in out
-    assert "max_length" in out.partition("remedy:")[2]
+    assert "lower the phase's `learning_rate`" in out.partition("remedy:")[2]
     assert [job["status"] for job in head.jobs() if job["submission_id"] not in before] == ["FAILED"]
