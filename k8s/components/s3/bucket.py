@@ -27,11 +27,12 @@ def written(client: Any, **arguments: Any) -> bool:
     return True
 
 
-def winners(client: Any, bucket: str, **condition: str) -> int:
+def winners(client: Any, bucket: str, key: str, **condition: str) -> int:
     """How many of several simultaneous writes of one object, under one condition, went through."""
-    about = {"Bucket": bucket, "Key": condition.pop("Key"), **condition}
+    about = {"Bucket": bucket, "Key": key, **condition}
     with ThreadPoolExecutor(WRITERS) as pool:
-        return sum(pool.map(lambda number: written(client, Body=str(number).encode(), **about), range(WRITERS)))
+        # Each writes something of its own: an ETag is made of the content.
+        return sum(pool.map(lambda _: written(client, Body=uuid.uuid4().bytes, **about), range(WRITERS)))
 
 
 def main() -> None:
@@ -50,9 +51,9 @@ def main() -> None:
             raise
     key = f".conditional-writes/{uuid.uuid4().hex}"
     try:
-        new = winners(client, bucket, Key=key, IfNoneMatch="*")
+        new = winners(client, bucket, key, IfNoneMatch="*")
         tag = client.head_object(Bucket=bucket, Key=key)["ETag"]
-        same = winners(client, bucket, Key=key, IfMatch=tag)
+        same = winners(client, bucket, key, IfMatch=tag)
     finally:
         client.delete_object(Bucket=bucket, Key=key)
     print(f"of {WRITERS} simultaneous writes, {new} made a new object and {same} replaced it")

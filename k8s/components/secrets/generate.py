@@ -33,7 +33,7 @@ def values() -> dict[str, dict[str, str]]:
 
 def create(api: Any, namespace: str, name: str, held: dict[str, str]) -> bool:
     """Make one secret; False where there is one of that name."""
-    from kubernetes.client.exceptions import ApiException
+    from kubernetes.client.exceptions import ApiException  # type: ignore[import-untyped]  # it carries no types
 
     body = {
         "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": "phasetune"}},
@@ -62,7 +62,7 @@ def make(api: Any, namespaces: list[str]) -> None:
 
 def main() -> None:
     """Ask the cluster that this pod runs in."""
-    from kubernetes import client, config
+    from kubernetes import client, config  # type: ignore[import-untyped]  # it carries no types
 
     config.load_incluster_config()
     make(client.CoreV1Api(), [name for name in os.environ.get("COPIED_TO", "").split(",") if name])
