@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from components.common.errors import SpecError, UserError
-from pipelines import store_cli
+from pipelines import cluster_cli, store_cli
 
 app = typer.Typer(
     name="phasetune",
@@ -194,6 +194,10 @@ def compile_(
 
     compile_pipeline(_spec(spec, overrides), out, allow_local)
     console.print(f"wrote {out}", highlight=False)
+
+
+for command in (cluster_cli.submit, cluster_cli.schedule, cluster_cli.status, cluster_cli.cancel):
+    app.command()(command)
 
 
 @app.command()

@@ -1,4 +1,8 @@
-"""Whether this machine can do what a spec asks of it; said before any work, each with one remedy."""
+"""Whether the machines can do what a spec asks of them; said before any work, each with one remedy.
+
+Where the work goes to a cluster, nothing of this machine counts: its pods are as the spec orders them, and the packages
+are those of its image.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ from pathlib import Path
 
 from components.common.curriculum import PhasePlan, expand
 from components.common.errors import UserError
+from components.common.rayjob_pods import amount
 from components.common.spec import Spec
 from components.common.spec_phases import GrpoSettings
+from pipelines.pods import bytes_of
 
 _GPUS = Path("/proc/driver/nvidia/gpus")
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -24,13 +30,15 @@ class Machine:
 
     Attributes:
         cores: CPU cores.
-        memory: Bytes of memory, or less where the container may have less.
+        memory: Bytes of memory, or less where the container may have less; None where they cannot be told.
         gpus: Bytes of each GPU; 0 where they cannot be told.
+        what: What it is, in words.
     """
 
     cores: int
-    memory: int
+    memory: int | None
     gpus: tuple[int, ...] = ()
+    what: str = "this machine"
 
 
 def this_machine() -> Machine:
@@ -40,6 +48,28 @@ def this_machine() -> Machine:
         if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
             memory = min(memory, int(text))
     return Machine(os.cpu_count() or 1, memory, _gpus())
+
+
+def machine_of(spec: Spec, submitted: bool = False) -> Machine:
+    """What there is to train on: this machine, or what the spec orders on a cluster.
+
+    Args:
+        spec: The spec.
+        submitted: Whether the pipeline runs on a cluster, and what is not sent elsewhere therefore in its pods.
+    """
+    compute, pods = spec.compute, spec.compute.kubernetes
+    if compute.ray == "local":
+        if not submitted:
+            return this_machine()
+        return Machine(
+            max(1, round(amount(pods.pipeline.cpu))), bytes_of(pods.pipeline.memory), what="a pod of the pipeline"
+        )
+    least = compute.least_workers
+    gpus = (0,) * (least * compute.gpus_per_worker)
+    if compute.ray != "rayjob":
+        return Machine(least, None, gpus, f"the Ray cluster at {compute.ray}")
+    memory = least * bytes_of(pods.worker.memory) if least > 1 else bytes_of(pods.head.memory)
+    return Machine(least, memory, gpus, "a RayJob")
 
 
 def _gpus() -> tuple[int, ...]:
@@ -63,12 +93,12 @@ def check_compute(spec: Spec, machine: Machine | None = None) -> None:
 
     Args:
         spec: The spec.
-        machine: What there is; this machine where absent.
+        machine: What there is; as `machine_of` where absent.
 
     Raises:
         UserError: Naming what is missing, with one remedy.
     """
-    _check_workers(spec, machine or this_machine())
+    _check_workers(spec, machine or machine_of(spec))
     _check_strategy(spec)
     _check_packages(spec)
     for seed in spec.all_seeds[:1]:
@@ -77,20 +107,41 @@ def check_compute(spec: Spec, machine: Machine | None = None) -> None:
                 _check_phase(spec, plan)
 
 
+def check_seen(spec: Spec) -> None:
+    """See that RayJobs can reach what the steps that wait for them name: they share no disk with this machine.
+
+    Raises:
+        UserError: Naming the store or the tracking server.
+    """
+    compute = spec.compute
+    if "rayjob" not in (compute.ray, compute.of("scoring").ray, compute.of("evaluation").ray):
+        return
+    if not spec.store.startswith("s3://"):
+        raise UserError(
+            f"RayJobs cannot see the store {spec.store} of this machine",
+            "set `store: s3://bucket/prefix`; `submit --allow-local` takes a folder that is in every pod",
+        )
+    if spec.tracking.enabled and not spec.tracking.uri.startswith("http"):
+        raise UserError(
+            f"RayJobs cannot see the tracking store {spec.tracking.uri} of this machine",
+            "set `tracking.uri: http(s)://HOST`, or `tracking.enabled: false`",
+        )
+
+
 def _check_workers(spec: Spec, machine: Machine) -> None:
     compute, least = spec.compute, spec.compute.least_workers
     wanted = least * compute.gpus_per_worker
     at_least = "at least " if compute.most_workers > least else ""
     if wanted > len(machine.gpus):
         raise UserError(
-            f"compute asks for {at_least}{wanted} GPU(s), and this machine has {len(machine.gpus)}",
+            f"compute asks for {at_least}{wanted} GPU(s), and {machine.what} has {len(machine.gpus)}",
             "train on the CPU with `compute.gpus_per_worker: 0`"
             if not machine.gpus
             else f"lower `compute.workers` to {len(machine.gpus)}",
         )
     if least > max(machine.cores, 2):
         raise UserError(
-            f"compute.workers is {compute.workers}, and this machine has {machine.cores} cores",
+            f"compute.workers is {compute.workers}, and {machine.what} has {machine.cores} cores",
             "lower `compute.workers`",
         )
 
@@ -122,13 +173,13 @@ def _check_packages(spec: Spec) -> None:
     """The packages and the GPU that single settings need."""
     compute, adapter = spec.compute, spec.model.adapter
     if compute.strategy == "deepspeed_zero3":
-        _need("deepspeed", "deepspeed", "`compute.strategy: deepspeed_zero3`", "set `compute.strategy: fsdp`")
+        _need(spec, "deepspeed", "deepspeed", "`compute.strategy: deepspeed_zero3`", "set `compute.strategy: fsdp`")
     if compute.liger:
         _need_gpu(spec, "`compute.liger: true`", "set `compute.liger: false`")
-        _need("liger_kernel", "liger-kernel", "`compute.liger: true`", "set `compute.liger: false`")
+        _need(spec, "liger_kernel", "liger-kernel", "`compute.liger: true`", "set `compute.liger: false`")
     if adapter is not None and adapter.quantize == "nf4":
         _need_gpu(spec, "`adapter.quantize: nf4`", "set `model.adapter.quantize: none`")
-        _need("bitsandbytes", "bitsandbytes", "`adapter.quantize: nf4`", "set `model.adapter.quantize: none`")
+        _need(spec, "bitsandbytes", "bitsandbytes", "`adapter.quantize: nf4`", "set `model.adapter.quantize: none`")
 
 
 def _check_phase(spec: Spec, plan: PhasePlan) -> None:
@@ -138,7 +189,7 @@ def _check_phase(spec: Spec, plan: PhasePlan) -> None:
         if plan.settings.generator == "vllm":
             said = f"`generator: vllm` of the phase {plan.name}"
             _need_gpu(spec, said, "set `generator: auto`")
-            _need("vllm", "vllm", said, "set `generator: auto`")
+            _need(spec, "vllm", "vllm", said, "set `generator: auto`")
         for name in plan.settings.rewards:
             check_reward(name)
     if plan.generate is not None and plan.generate.verifier is not None:
@@ -153,7 +204,9 @@ def _need_gpu(spec: Spec, what: str, otherwise: str) -> None:
         )
 
 
-def _need(module: str, package: str, what: str, otherwise: str) -> None:
+def _need(spec: Spec, module: str, package: str, what: str, otherwise: str) -> None:
+    if spec.compute.ray != "local":
+        return
     if importlib.util.find_spec(module) is None:
         how = "pip install vllm" if package == "vllm" else "pip install -e '.[gpu]'"
         raise UserError(

@@ -157,7 +157,7 @@ def check_fits(case: Case, machine: Machine, lengths_known: bool) -> Need:
         short = replace(case, batch=replace(case.batch, length=min(SHORT, case.batch.length)))
         if needed(short, machine).fits:
             return need
-    where = "each GPU" if case.spec.compute.gpus_per_worker else "this machine's memory"
+    where = "each GPU" if case.spec.compute.gpus_per_worker else f"the memory of {machine.what}"
     raise UserError(
         f"the phase {case.plan.name} needs about {gib(need.needed)} of {where}, of which {gib(need.there)} can be had: "
         f"{told(need.memory)}, in batches of {case.batch.rows} x {case.batch.length} tokens",

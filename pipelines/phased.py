@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.common.curriculum import expand
-from components.common.errors import SpecError
 from components.common.phase_data import Place, preparing_places
 from components.common.records import BASE, RunInfo
 from components.common.spec import Spec
 from components.common.spec_file import spec_digest
 from components.common.tracking import redact
 from pipelines.pods import image_of, place
+from pipelines.submission_check import check_places
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
@@ -131,34 +131,10 @@ def compile_pipeline(spec: Spec, out: Path, allow_local: bool) -> None:
     Raises:
         SpecError: If the spec names places that only this machine has, unless `allow_local`.
     """
-    local = [] if allow_local else local_places(spec)
-    if local:
-        listed = "\n".join(f"  {key}: {value}" for key, value in local)
-        raise SpecError(
-            f"a cluster cannot see these places of this machine:\n{listed}",
-            "use s3:// URIs, hub ids and a tracking server, or pass --allow-local where the paths exist in every pod",
-        )
+    check_places(spec, allow_local)
     from kfp import compiler
 
     compiler.Compiler().compile(build(spec, cluster_info(spec).to_json(), image_of(spec)), str(out))
-
-
-def local_places(spec: Spec) -> list[tuple[str, str]]:
-    """The spec's keys whose value only this machine understands."""
-    sources = [(f"data.train.{place}.path", source.path) for place, source in enumerate(spec.data.train)]
-    sources += [(f"data.held_out.sources.{p}.path", source.path) for p, source in enumerate(spec.data.held_out.sources)]
-    for list_name, phases in (("phases", spec.curriculum.phases or []), ("then", spec.curriculum.then)):
-        sources += [
-            (f"curriculum.{list_name}.{which}.data.{place}.path", source.path)
-            for which, phase in enumerate(phases)
-            for place, source in enumerate(phase.data)
-        ]
-    places = [*sources, ("model.path", spec.model.path), ("store", spec.store)]
-    if spec.tracking.enabled:
-        places.append(("tracking.uri", spec.tracking.uri))
-    if spec.scoring.model is not None:
-        places.append(("scoring.model", spec.scoring.model))
-    return [(key, value) for key, value in places if value.startswith(("/", "sqlite:", "file:"))]
 
 
 def run_locally(spec: Spec, context: str, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from components.common.spec import Spec
 from components.common.spec_phases import GrpoSettings
 from components.common.store import Store
 from components.training.step import phase_files, selection_digest, span_of
-from pipelines.compute_check import Machine, check_compute, check_targets, this_machine
+from pipelines.compute_check import Machine, check_compute, check_seen, check_targets, machine_of
 from pipelines.memory_check import Case, Need, check_fits, largest_batch, needed
 
 SCORING = "after scoring"
@@ -63,23 +64,38 @@ class Plan:
     phases: list[PlannedPhase]
 
 
-def check_inputs(spec: Spec) -> None:
+def check_inputs(
+    spec: Spec,
+    machine: Machine | None = None,
+    folder_of: Callable[[str], Path | None] = base_folder,
+    one_disk: bool = False,
+) -> None:
     """See that the data, the models, the workers and the GPUs are there, and that every phase's batches fit.
+
+    Args:
+        spec: The spec.
+        machine: What there is to train on; as `machine_of` where absent.
+        folder_of: The local folder of a model; None where it is there, and not looked into.
+        one_disk: Whether the folders that the spec names are in every pod.
 
     Raises:
         UserError: Naming what is missing.
     """
     from components.preparing.sources import resolve
 
-    machine = this_machine()
+    machine = machine or machine_of(spec)
     check_compute(spec, machine)
+    if not one_disk:
+        check_seen(spec)
     resolve(spec.data)
     for plan in _all_phases(spec):
         if plan.data:
             resolve(own_data(spec, plan))
-    folder = base_folder(spec.model.path)
+    folder = folder_of(spec.model.path)
     if spec.scoring.model is not None:
-        base_folder(spec.scoring.model)
+        folder_of(spec.scoring.model)
+    if folder is None:
+        return
     check_targets(spec, folder)
     shape = model_shape(folder)
     if shape is not None:
@@ -97,7 +113,7 @@ def make_plan(spec: Spec, machine: Machine | None = None) -> Plan:
 
     Args:
         spec: The spec.
-        machine: What there is to train on; this machine where absent.
+        machine: What there is to train on; as `machine_of` where absent.
 
     Raises:
         UserError: If a phase that is not stored cannot fit into the memory that there is.
@@ -114,7 +130,7 @@ def make_plan(spec: Spec, machine: Machine | None = None) -> Plan:
         ("score", scores, store.find("scores", scores) is not None),
     ]
     folder = model_folder(spec.model.path)
-    there = machine or this_machine()
+    there = machine or machine_of(spec)
     shape, context = model_shape(folder), context_length(folder)
     planner = _Planner(spec, store, there, base, prepared, shape, context, Pace(store, base))
     phases: list[PlannedPhase] = []

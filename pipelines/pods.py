@@ -7,12 +7,12 @@ cluster to restrict, as Kubeflow offers a task no setting for them.
 from __future__ import annotations
 
 import os
-import re
 from copy import deepcopy
 from typing import Any
 
 from components.common.errors import UserError
 from components.common.image import DEFAULT, ENVIRONMENT, HOME, USER
+from components.common.rayjob_pods import amount
 from components.common.spec import Spec
 
 LABELS = {"app.kubernetes.io/part-of": "phasetune", "app.kubernetes.io/component": "pipeline"}
@@ -23,7 +23,6 @@ FIELDS = {
 """What a pod learns of its own run, to own the RayJobs that it makes."""
 FIRST_PAUSE = "30s"
 """Before the first retry; each later pause is twice as long."""
-_POWERS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def image_of(spec: Spec) -> str:
@@ -104,8 +103,4 @@ def _on_kubernetes(task: Any, spec: Spec) -> None:
 
 def bytes_of(quantity: str) -> int:
     """A quantity of Kubernetes in bytes; KFP itself knows no `1.5Gi` and no small `k`."""
-    found = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity)
-    if found is None:
-        raise AssertionError(f"{quantity} has passed the spec and is no quantity")
-    number, unit = float(found[1]), found[2]
-    return round(number / 1000) if unit == "m" else round(number * _POWERS.get(unit, 1))
+    return round(amount(quantity))

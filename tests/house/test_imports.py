@@ -18,6 +18,8 @@ BESIDE = {
     "nltk": "lm_eval",
     "langdetect": "lm_eval",
     "referencing": "jsonschema",
+    "kfp_server_api": "kfp",
+    "urllib3": "kfp",
 }
 """Packages imported only to speak to the one that brings them, in whatever version it brings."""
 

@@ -12,8 +12,9 @@ import yaml
 from components.common.errors import SpecError
 from components.common.records import RunInfo
 from components.common.spec import Spec
-from pipelines.phased import compile_pipeline, local_places
+from pipelines.phased import compile_pipeline
 from pipelines.running import count_steps
+from pipelines.submission_check import local_places
 
 STAGES = ["preparing", "scoring", "splitting", "training", "evaluation", "reporting"]
 VALUES = {
@@ -124,7 +125,7 @@ def test_the_context_says_what_the_run_is_and_nothing_of_this_machine(pipeline):
 
 def test_it_is_small_enough_for_a_cluster(tmp_path):
     compiled(tmp_path, splitting={"tiers": 10}, controls=["one_off", "random_tiers", "one_off_restarts"])
-    # 41 phases; a compiled pipeline of 2 MB could not be retried on a cluster. Every task holds the run's context and pod.
+    # 41 phases; a compiled pipeline of 2 MB could not be retried on a cluster. Every task holds the context and a pod.
     assert (tmp_path / "pipeline.yaml").stat().st_size < 400_000
 
 

@@ -1,0 +1,255 @@
+"""What a run on a cluster does: its steps as Kubeflow, the store and Kubernetes see them; its end; ending it.
+
+Kubeflow knows its tasks by names that the compiler gives them. The version that a run is of says which step each is,
+and holds what the run was told, so that nobody needs the spec again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from components.common.errors import UserError
+from components.common.records import RunInfo, RunRecords, StepRecord, step_name
+from pipelines.kubeflow import LONGEST_PAUSE, Away, Kubeflow
+
+ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
+PLACEHOLDER = "{{$.pipeline_job_uuid}}"
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_LOOKING = 5.0
+"""Seconds between two looks at a run that goes on."""
+_ENDING = 2.0
+"""Seconds between two looks at a run that was told to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A run of Kubeflow, and what its version says of it.
+
+    Attributes:
+        id: Kubeflow's id.
+        name: What it is called there.
+        state: Kubeflow's word.
+        error: Why it failed, if Kubeflow says so.
+        info: What its tasks are told; None where it is no run of phasetune.
+        steps: Each step's state in words of Kubeflow, by the step's name that users see; `-` where it has none yet.
+    """
+
+    id: str
+    name: str
+    state: str
+    error: str
+    info: RunInfo | None
+    steps: dict[str, str]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self.state in ENDED
+
+
+def run_id(text: str) -> str:
+    """Kubeflow's id of a run in what users paste: the id, the page's address, or our name of the run.
+
+    Raises:
+        UserError: If there is none in it.
+    """
+    found = _ID.findall(text.lower())
+    if not found:
+        raise UserError(f"{text!r} names no run", "give the id or the address that `phasetune submit` printed")
+    return str(found[-1])
+
+
+class Runs:
+    """The runs of a server; what a version says is read once."""
+
+    def __init__(self, kubeflow: Kubeflow) -> None:
+        self._kubeflow = kubeflow
+        self._versions: dict[str, dict[str, Any]] = {}
+
+    def known(self, run: str) -> Known:
+        """A run as it is now.
+
+        Raises:
+            UserError: If there is no such run.
+        """
+        missing = f"Kubeflow at {self._kubeflow.host} knows no run {run}"
+        found = self._kubeflow.ask("runs", "run_service_get_run", run, missing=missing)
+        pipeline = self._pipeline(found)
+        labels, context = labels_of(pipeline), context_of(pipeline)
+        seen: dict[str, str] = {}
+        for task in (found.run_details.task_details or []) if found.run_details is not None else []:
+            if task.display_name in labels:
+                seen[labels[task.display_name]] = task.state or "-"
+        return Known(
+            id=run,
+            name=found.display_name or run,
+            state=found.state or "PENDING",
+            error=(found.error.message or "") if found.error is not None else "",
+            info=None if context is None else RunInfo.from_json(context.replace(PLACEHOLDER, run)),
+            steps={label: seen.get(label, "-") for label in labels.values()},
+        )
+
+    def _pipeline(self, run: Any) -> dict[str, Any]:
+        """The compiled pipeline of a run; empty where its version is gone."""
+        version = run.pipeline_version_reference
+        if version is None or not version.pipeline_version_id:
+            return dict(run.pipeline_spec or {})
+        if version.pipeline_version_id not in self._versions:
+            gone = "the run's version is gone"
+            try:
+                found = self._kubeflow.ask(
+                    "pipelines",
+                    "pipeline_service_get_pipeline_version",
+                    version.pipeline_id,
+                    version.pipeline_version_id,
+                    missing=gone,
+                )
+            except UserError as error:
+                if error.message != gone:
+                    raise
+                return {}
+            whole = dict(found.pipeline_spec or {})
+            self._versions[version.pipeline_version_id] = whole.get("pipeline_spec", whole)
+        return self._versions[version.pipeline_version_id]
+
+
+def _tasks(pipeline: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every task of a compiled pipeline, by its inner name; groups are none."""
+    parts = [pipeline.get("root", {}), *pipeline.get("components", {}).values()]
+    for tasks in (part.get("dag", {}).get("tasks", {}) for part in parts):
+        for name, task in tasks.items():
+            if not name.startswith("exit-handler"):
+                yield name, task
+
+
+def labels_of(pipeline: dict[str, Any]) -> dict[str, str]:
+    """The names that users see of a compiled pipeline's tasks, by those of the compiler; in the order of the run."""
+    labels = {name: str(task["taskInfo"]["name"]) for name, task in _tasks(pipeline)}
+    order = ("prepare", "score", "split", "train", "evaluate", "report")
+    return dict(sorted(labels.items(), key=lambda one: (order.index(one[1].split()[0]), _natural(one[1]))))
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+
+
+def context_of(pipeline: dict[str, Any]) -> str | None:
+    """What the tasks of a compiled pipeline are told of their run, as JSON."""
+    for _, task in _tasks(pipeline):
+        given = task.get("inputs", {}).get("parameters", {}).get("context", {})
+        if "runtimeValue" in given:
+            return str(given["runtimeValue"]["constant"])
+    return None
+
+
+def record_name(label: str) -> str:
+    """The name of the record of a step, by the name that users see."""
+    words = label.split()
+    if len(words) == 1:
+        return step_name(words[0])
+    if words[0] == "split":
+        return step_name("split", seed=int(words[-1]))
+    if words[1] == "base":
+        return step_name("evaluate", "base")
+    return step_name(words[0], words[1], int(words[2]), int(words[-1]))
+
+
+def records_of(known: Known) -> dict[str, StepRecord]:
+    """What the steps of a run left in the store, by the names that users see.
+
+    Raises:
+        UserError: If the store cannot be reached from here.
+    """
+    if known.info is None:
+        return {}
+    records = RunRecords(known.info.store, known.info.run)
+    found = {label: records.read(record_name(label)) for label in known.steps}
+    return {label: record for label, record in found.items() if record is not None}
+
+
+def rayjobs_of(known: Known, namespace: str | None, patience: float) -> list[tuple[str, str]]:
+    """The RayJobs that a run waits for: (name, state).
+
+    Args:
+        known: The run.
+        namespace: Of its pods; the kubeconfig's where absent.
+        patience: Seconds for which Kubernetes is asked.
+
+    Raises:
+        UserError: If Kubernetes cannot be asked from here.
+    """
+    from components.common.kubernetes_api import connect
+    from components.common.rayjob_claim import of_pipeline
+    from components.common.rayjob_pods import COMPONENT, PART_OF
+    from components.common.rayjob_state import state_of
+
+    cluster = connect(namespace)
+    cluster.patience = patience
+    claim = of_pipeline(cluster, known.info.run if known.info is not None else "", known.id)
+    if claim is None:
+        return []
+    [(part, name)] = PART_OF.items()
+    jobs = cluster.jobs(f"{part}={name},{COMPONENT}=ray-job")
+    return [(job["metadata"]["name"], str(state_of(job))) for job in jobs if claim.stands_in(job)]
+
+
+def follow(
+    kubeflow: Kubeflow, run: str, say: Callable[[str], None], pause: Callable[[float], None] = time.sleep
+) -> Known:
+    """Watch a run until it has ended, however long Kubeflow is away meanwhile.
+
+    Args:
+        kubeflow: The server.
+        run: Kubeflow's id of the run.
+        say: Gets a line for each change.
+        pause: Sleeps; another in tests.
+
+    Raises:
+        UserError: If there is no such run, or Kubeflow lets us in no more.
+    """
+    runs, shown, away = Runs(kubeflow), dict[str, str](), 0
+    while True:
+        try:
+            known = runs.known(run)
+        except Away as error:
+            if not away:
+                say(f"{error.message}; trying again")
+            away += 1
+            pause(min(LONGEST_PAUSE, _LOOKING * 2.0 ** min(away, 8)))
+            continue
+        away = 0
+        now = {label: state for label, state in known.steps.items() if state != "-"}
+        for label, state in {**now, "the run": known.state}.items():
+            if shown.get(label) != state:
+                say(f"{label}: {state.lower()}")
+        shown = {**now, "the run": known.state}
+        if known.ended:
+            return known
+        pause(_LOOKING)
+
+
+def cancel(kubeflow: Kubeflow, run: str) -> bool:
+    """Tell Kubeflow to end a run; False where it had ended or been told already.
+
+    Raises:
+        UserError: If there is no such run.
+    """
+    missing = f"Kubeflow at {kubeflow.host} knows no run {run}"
+    state = kubeflow.ask("runs", "run_service_get_run", run, missing=missing).state
+    if state in ENDED or state == "CANCELING":
+        return False
+    kubeflow.ask("runs", "run_service_terminate_run", run, missing=missing)
+    return True
+
+
+def ended_within(kubeflow: Kubeflow, run: str, seconds: float, pause: Callable[[float], None] = time.sleep) -> bool:
+    """Whether a run that was told to end has ended, waited for so many seconds."""
+    for _ in range(max(1, round(seconds / _ENDING))):
+        if kubeflow.ask("runs", "run_service_get_run", run).state in ENDED:
+            return True
+        pause(_ENDING)
+    return False

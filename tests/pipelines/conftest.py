@@ -1,0 +1,96 @@
+"""A Kubeflow of each test's own, and specs that may be sent to it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from components.common.spec import Spec
+from pipelines import kubeflow, submitting
+from pipelines.phased import compile_pipeline
+
+VALUES: dict[str, Any] = {
+    "name": "cluster",
+    "model": {"path": "lab"},
+    "data": {"train": [{"path": "lab://instructions?count=40"}]},
+    "scoring": {"method": "column"},
+    "splitting": {"tiers": 2},
+    "controls": [],
+    "tracking": {"uri": "http://mlflow:5000"},
+    "compute": {"kubernetes": {"image": "registry.example/phasetune:1"}},
+    "store": "s3://bucket/store",
+}
+
+
+@pytest.fixture(scope="session")
+def kfp_api() -> ModuleType:
+    """The module of the server."""
+    place = Path(__file__).resolve().parents[1] / "kfp_api" / "server.py"
+    found = importlib.util.spec_from_file_location("kfp_api_server", place)
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # its dataclasses look themselves up there
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def server(kfp_api: ModuleType) -> Iterator[Any]:
+    """A Kubeflow with one user."""
+    started = kfp_api.KfpServer()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def shared_server(kfp_api: ModuleType) -> Iterator[Any]:
+    """A Kubeflow with several users, who have tokens."""
+    started = kfp_api.KfpServer(namespaces=("phasetune", "others"), token="secret")
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def compiled_once() -> Callable[[Spec, Path, bool], None]:
+    """Compiles each spec once: a second takes a second again."""
+    texts: dict[str, str] = {}
+
+    def compile_or_copy(spec: Spec, out: Path, allow_local: bool) -> None:
+        if spec.model_dump_json() not in texts:
+            compile_pipeline(spec, out, allow_local)
+            texts[spec.model_dump_json()] = out.read_text()
+        out.write_text(texts[spec.model_dump_json()])
+
+    return compile_or_copy
+
+
+@pytest.fixture
+def cluster(
+    server: Any, compiled_once: Callable[[Spec, Path, bool], None], monkeypatch: pytest.MonkeyPatch
+) -> kubeflow.Kubeflow:
+    """The connection to `server`; its pauses take no time, and no spec is compiled twice."""
+    monkeypatch.setattr(submitting, "compile_pipeline", compiled_once)
+    for name in (kubeflow.TOKEN, kubeflow.COOKIE, kubeflow.ENDPOINT, kubeflow.UI):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(kubeflow.time, "sleep", lambda _seconds: None)
+    connected = kubeflow.connect(server.url, None, None, None)
+    connected.pause = lambda _seconds: None
+    server.asked.clear()
+    return connected
+
+
+@pytest.fixture
+def cluster_spec() -> Callable[..., Spec]:
+    """Makes a spec that may be sent to a cluster, with top-level keys replaced."""
+    return lambda **changes: Spec.model_validate({**VALUES, **changes})
+
+
+@pytest.fixture
+def cluster_values() -> dict[str, Any]:
+    """The values of such a spec."""
+    return dict(VALUES)

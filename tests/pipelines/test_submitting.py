@@ -1,0 +1,170 @@
+"""A spec sent to Kubeflow: uploaded once, started once, whatever the connection does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.common.errors import UserError
+from pipelines import kubeflow
+from pipelines.kubeflow import connect
+from pipelines.submitting import start, upload
+
+COMMAND = str(Path(sys.executable).with_name("phasetune"))
+
+
+def phasetune(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *arguments], capture_output=True, text=True, timeout=100, env={**os.environ, **variables}
+    )
+
+
+def test_the_same_spec_is_uploaded_once_and_a_changed_one_is_another_version(cluster, server, cluster_spec):
+    first, second = upload(cluster, cluster_spec(), False), upload(cluster, cluster_spec(), False)
+    assert (first.new, second.new) == (True, False)
+    assert (first.id, first.pipeline) == (second.id, second.pipeline)
+    changed = upload(cluster, cluster_spec(seed=2), False)
+    other_image = upload(cluster, cluster_spec(compute={"kubernetes": {"image": "phasetune:2"}}), False)
+    assert len({first.name, changed.name, other_image.name}) == 3
+    assert len(server.pipelines) == 1
+    assert len(server.versions) == server.count("POST", "upload_version") == 3
+
+
+def test_pages_are_turned_until_what_is_looked_for_is_found(cluster, server, cluster_spec):
+    first = upload(cluster, cluster_spec(seed=0), False)
+    server.pages = 1
+    for seed in (1, 2):
+        upload(cluster, cluster_spec(seed=seed), False)
+    server.versions = {key: {**one, "display_name": first.name} for key, one in server.versions.items()}
+    listed = list(
+        cluster.every("pipelines", "pipeline_service_list_pipeline_versions", "pipeline_versions", first.pipeline)
+    )
+    assert len(listed) == 3
+
+
+def test_a_run_is_started_as_the_service_account_of_the_pipeline(cluster, server, cluster_spec):
+    spec = cluster_spec()
+    version = upload(cluster, spec, False)
+    run = server.runs[start(cluster, spec, version, "nightly")]
+    assert run["service_account"] == "phasetune-pipeline"
+    assert run["pipeline_version_reference"]["pipeline_version_id"] == version.id
+    assert run["display_name"].startswith("cluster 20")
+    (experiment,) = server.experiments.values()
+    assert (experiment["display_name"], experiment["experiment_id"]) == ("nightly", run["experiment_id"])
+    start(cluster, spec, version, "nightly")
+    assert (len(server.runs), len(server.experiments)) == (2, 1)
+
+
+@pytest.mark.parametrize("status", [0, 500, 503])
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after it was done"])
+def test_a_failure_in_the_middle_makes_nothing_twice(kfp_api, cluster, server, cluster_spec, status, late):
+    for pattern in ("POST .*/pipelines$", "POST .*upload_version", "POST .*/experiments$", "POST .*/runs$"):
+        server.faults.append(kfp_api.Fault(pattern, 1, status, late))
+    start(cluster, cluster_spec(), upload(cluster, cluster_spec(), False), "phasetune")
+    assert [len(held) for held in (server.pipelines, server.versions, server.experiments, server.runs)] == [1, 1, 1, 1]
+    assert not any(fault.times for fault in server.faults)
+
+
+def test_whoever_is_second_takes_what_the_first_one_made(cluster, server, cluster_spec, monkeypatch):
+    spec = cluster_spec()
+    first = upload(cluster, spec, False)
+    early = {"pipelines", "pipeline_versions"}  # the second one looks before the first one is done
+
+    def every(api, call, field, *arguments, **options):
+        if field in early:
+            early.remove(field)
+            return iter([])
+        return type(cluster).every(cluster, api, call, field, *arguments, **options)
+
+    monkeypatch.setattr(cluster, "every", every)
+    second = upload(cluster, spec, False)
+    assert (second.id, len(server.pipelines), len(server.versions)) == (first.id, 1, 1)
+
+
+def test_a_server_that_stays_away_is_given_up(kfp_api, cluster, server, cluster_spec):
+    server.faults.append(kfp_api.Fault(".", 1000))
+    with pytest.raises(UserError, match="Kubeflow does not answer at http://127"):
+        upload(cluster, cluster_spec(), False)
+
+
+def test_several_users_need_a_namespace_and_a_token(shared_server, monkeypatch, tmp_path, cluster_spec):
+    url, token = shared_server.url, tmp_path / "token"
+    with pytest.raises(UserError, match="does not know who asks") as caught:
+        connect(url, "phasetune", None, None)
+    assert "--token-file" in caught.value.remedy
+    token.write_text("secret\n")
+    with pytest.raises(UserError, match="has several users"):
+        connect(url, None, token, None)
+    with pytest.raises(UserError, match="does not allow it in the namespace nobody: User 'ann' is not authorized"):
+        upload(connect(url, "nobody", token, None), cluster_spec(), False)
+    monkeypatch.setenv(kubeflow.TOKEN, "secret")
+    version = upload(connect(url, "phasetune", None, None), cluster_spec(), False)
+    assert shared_server.pipelines[version.pipeline]["namespace"] == "phasetune"
+    elsewhere = upload(connect(url, "others", None, None), cluster_spec(), False)
+    assert elsewhere.pipeline != version.pipeline
+
+
+def test_a_token_is_read_anew_for_each_request(shared_server, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("secret")
+    cluster = connect(shared_server.url, "phasetune", token, None)
+    shared_server.token = "renewed"
+    token.write_text("renewed")
+    assert cluster.multi_user()
+    token.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        cluster.multi_user()
+
+
+def test_an_installation_with_one_user_is_told_no_namespace(server, cluster_spec):
+    cluster = connect(server.url, "phasetune", None, None)
+    assert server.pipelines[upload(cluster, cluster_spec(), False).pipeline]["namespace"] == ""
+
+
+def test_what_is_no_kubeflow_is_said(server, monkeypatch):
+    monkeypatch.setattr(server, "answer", lambda *_: "<html>please log in</html>")
+    with pytest.raises(UserError, match="not as Kubeflow's API does") as caught:
+        connect(server.url, None, None, None)
+    assert "/pipeline" in caught.value.remedy
+    with pytest.raises(UserError, match="which Kubeflow is meant"):
+        monkeypatch.delenv(kubeflow.ENDPOINT, raising=False)
+        connect(None, None, None, None)
+    with pytest.raises(UserError, match="is no address"):
+        connect("kubeflow.example", None, None, None)
+
+
+def test_the_command_submits_and_refuses_before_anything_is_sent(server, cluster_values, tmp_path):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(yaml.safe_dump(cluster_values))
+    ended = phasetune("submit", str(file), "--host", server.url)
+    assert ended.returncode == 0, ended.stderr
+    (run,) = server.runs
+    assert f"{server.url}/#/runs/details/{run}" in ended.stdout
+    assert phasetune("submit", str(file), "--host", server.url).stdout.count("(uploaded before)") == 1
+    server.asked.clear()
+    for change, said in (
+        (("--set", "data.train.0.path=lab://nothing"), "lab://nothing"),
+        (("--set", "store=runs/store"), "a cluster cannot see these places"),
+        (("--set", "compute.kubernetes.image=phasetune:latest"), "the image phasetune:latest may be another one"),
+        (("--set", "compute.gpus_per_worker=1"), "the pods of a pipeline have none"),
+    ):
+        ended = phasetune("submit", str(file), "--host", server.url, *change)
+        assert ended.returncode in (1, 2)
+        assert said in ended.stderr
+    assert server.asked == []
+
+
+def test_the_command_waits_and_ends_as_the_run_does(server, cluster_values, tmp_path):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(yaml.safe_dump(cluster_values))
+    server.script = [{"state": "FAILED", "error": {"message": "Workflow has failed"}}]
+    ended = phasetune("submit", str(file), "--host", server.url, "--wait")
+    assert ended.returncode == 1
+    assert "has ended: failed (Workflow has failed)" in ended.stderr
+    server.script = [{"state": "SUCCEEDED"}]
+    assert phasetune("submit", str(file), "--host", server.url, "--wait").returncode == 0
