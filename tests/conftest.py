@@ -84,6 +84,21 @@ def checkov() -> Callable[..., list[dict[str, Any]]]:
     return functools.partial(module.check, module.environment(ROOT / ".cache") / "bin" / "python")
 
 
+@pytest.fixture
+def kubernetes_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Kubernetes API of ours (kubernetes_api/server.py), which KUBECONFIG names; pauses of its clients are short."""
+    place = Path(__file__).with_name("kubernetes_api") / "server.py"
+    found = importlib.util.spec_from_file_location("kubernetes_api_server", place)
+    monkeypatch.setattr("components.common.kubernetes_api._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("components.common.kubernetes_api._LONGEST_PAUSE", 0.05)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    server = module.ApiServer()
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
+    yield server
+    server.close()
+
+
 @pytest.fixture(autouse=True)
 def _working_directory() -> Iterator[None]:
     """A test that goes elsewhere (by `monkeypatch.chdir`) is back when it ends."""

@@ -56,8 +56,9 @@ def connect(namespace: str | None = None) -> Cluster:
             config.load_incluster_config(client_configuration=settings)
             known = _ACCOUNT.read_text(encoding="utf-8").strip() if _ACCOUNT.is_file() else ""
         else:
-            config.load_kube_config(client_configuration=settings)
-            known = config.list_kube_config_contexts()[1]["context"].get("namespace", "")
+            place = os.environ.get("KUBECONFIG")  # the client reads it only once, when it is imported
+            config.load_kube_config(place, client_configuration=settings)
+            known = config.list_kube_config_contexts(place)[1]["context"].get("namespace", "")
     except (config.ConfigException, OSError, KeyError, TypeError) as error:
         raise UserError(
             f"there is no Kubernetes cluster to ask: {error}",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from components.common.errand import Done, Errand, failure_in
-from components.common.errors import LeaseLost, UserError
+from components.common.errors import Damaged, LeaseLost, UserError
 from components.common.kubernetes_api import Cluster, connect
 from components.common.launcher import StepFailed
 from components.common.progress import say
@@ -69,19 +69,20 @@ class _Sending:
         waited = 0.0
         while True:
             job = self._attach()
-            if job is None:
-                return Done(ours=False, waited=waited)
+            ours = _made_by(job) == self._errand.run
+            if state_of(job) is State.DONE:
+                return Done(ours, waited)
             ending = self._wait(job)
             waited += ending.waited
             if ending.state is State.LOST:
                 self._give_up(job)
             if self._result_is_there():  # however it ended: its last lines may have been cut, not its work
                 self._tidy()
-                return Done(ours=_made_by(job) == self._errand.run, waited=waited)
+                return Done(ours, waited)
             self._learn(int(job["metadata"]["labels"][ATTEMPT]), ending)
 
-    def _attach(self) -> Object | None:
-        """The RayJob to wait for, which names this run as one that waits; None where the result is there meanwhile."""
+    def _attach(self) -> Object:
+        """The RayJob to wait for, which names this run as one that waits; or one that has made the result meanwhile."""
         while True:
             under_way = []
             for job in self._jobs():
@@ -90,7 +91,7 @@ class _Sending:
                 if state not in ENDED:
                     under_way.append(job)
                 elif state is State.DONE and self._result_is_there():
-                    return None
+                    return job
                 elif state is not State.GONE and number not in self._failed and self._claim.stands_in(job):
                     # An earlier pod of this step waited for it.
                     self._learn(number, ending_of(job["metadata"]["name"], state, job))
@@ -185,7 +186,10 @@ class _Sending:
                 return
 
     def _result_is_there(self) -> bool:
-        return Store(self._spec.store).find(self._errand.kind, self._errand.key) is not None
+        try:
+            return Store(self._spec.store).find(self._errand.kind, self._errand.key) is not None
+        except Damaged:  # the next attempt sets it aside
+            return False
 
     def _tidy(self) -> None:
         """Leave nothing of a laptop's run behind; those of a pipeline's go with its Workflow."""
