@@ -14,6 +14,9 @@ from components.common.step import errors_said, process_started
 from components.common.tracking import end_parent, sync
 from components.reporting.report import write_report
 
+_PAUSES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+"""Seconds between attempts to reach MLflow at the end of a run on a cluster: its server may be about to start anew."""
+
 
 def send(info: RunInfo, records: RunRecords, summary: dict[str, Any], out: Path) -> bool:
     """Make MLflow hold what the report does; False, after a warning, where it is away."""
@@ -21,6 +24,17 @@ def send(info: RunInfo, records: RunRecords, summary: dict[str, Any], out: Path)
         return True
     artifacts = [out / "report.html", out / "summary.json", *sorted((out / "plots").glob("*.png"))]
     return sync(info, records, summary if summary["complete"] else None, artifacts)
+
+
+def _see_to_the_end(sent: bool, info: RunInfo, records: RunRecords, summary: dict[str, Any], out: Path) -> None:
+    """On a cluster nobody asks for the report a second time, and nobody else sees that a run has failed."""
+    for pause in _PAUSES:
+        if sent:
+            break
+        time.sleep(pause)
+        sent = send(info, records, summary, out)
+    if not summary["complete"]:
+        end_parent(info, "FAILED")
 
 
 @errors_said
@@ -36,10 +50,9 @@ def run(context: str) -> str:
     began = time.time()
     Progress("report", 0, "")
     summary = write_report(records, out, started)
-    send(info, records, summary, out)
-    if not summary["complete"]:
-        # Only on a cluster: there the report is written whatever failed, and nobody else sees the run's end.
-        end_parent(info, "FAILED")
+    sent = send(info, records, summary, out)
+    if info.on_cluster:
+        _see_to_the_end(sent, info, records, summary, out)
     seconds, work = time.time() - started, time.time() - began
     step = step_name("report")
     records.write(StepRecord(step, "report", info.run, str(out), False, seconds, seconds - work, {}))

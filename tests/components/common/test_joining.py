@@ -204,3 +204,29 @@ def test_the_report_of_an_incomplete_run_ends_it_as_failed(reported):
     assert parent.info.status == "FAILED"
     assert summary["mlflow"]["run_id"] == parent.info.run_id
     assert parent.data.metrics["data.rows_in"] == 40
+
+
+def test_the_report_waits_for_an_mlflow_that_starts_anew(place, uri, monkeypatch):
+    told = context(place, uri)
+    preparing.run(told)
+    answers = iter([False, False, True, True])
+    monkeypatch.setattr("components.common.tracking_send.reachable", lambda _uri: next(answers))
+    monkeypatch.setattr(reporting, "_PAUSES", (0.0, 0.0, 0.0))
+    with pytest.warns(TrackingWarning, match="does not answer") as warned:
+        reporting.run(told)
+    assert (len(warned), list(answers)) == (2, [True])
+    (parent,) = runs(uri)["run"]
+    assert (parent.info.status, parent.data.metrics["data.rows_in"]) == ("FAILED", 40)
+
+
+def test_a_report_on_this_machine_does_not_wait(place, uri, tmp_path, monkeypatch):
+    told = context(place, uri)
+    here = begin(RunInfo.from_json(told))
+    here.output_dir = str(tmp_path / "out")
+    RunRecords(place, here.run).open(here)
+    preparing.run(here.to_json())
+    monkeypatch.setattr("components.common.tracking_send.reachable", lambda _uri: False)
+    monkeypatch.setattr(reporting, "_PAUSES", (1000.0,))
+    with pytest.warns(TrackingWarning, match="does not answer"):
+        reporting.run(here.to_json())
+    assert [run.info.status for run in runs(uri)["run"]] == ["RUNNING"]  # its driver knows how it ended
