@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from components.common.errors import SpecError, UserError
-from pipelines import cluster_cli, store_cli
+from pipelines import cluster_cli, store_cli, sweep_cli
 
 app = typer.Typer(
     name="phasetune",
@@ -80,10 +80,17 @@ def _own_name() -> str:
 
 
 @app.command()
-def plan(spec: SpecPath, overrides: Overrides = None) -> None:
+def plan(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    gpus: Annotated[int | None, typer.Option(help="Of a sweep: how many GPUs it may use.")] = None,
+) -> None:
     """Print the resolved spec, every phase and control with its key, and what the store already holds."""
     from pipelines.plan_page import show_plan
 
+    if sweep_cli.is_sweep(spec):
+        sweep_cli.plan_sweep(spec, overrides or [], gpus)
+        return
     show_plan(_spec(spec, overrides), console)
 
 
@@ -196,7 +203,7 @@ def compile_(
     console.print(f"wrote {out}", highlight=False)
 
 
-for command in (cluster_cli.submit, cluster_cli.schedule, cluster_cli.status, cluster_cli.cancel):
+for command in (sweep_cli.sweep, cluster_cli.submit, cluster_cli.schedule, cluster_cli.status, cluster_cli.cancel):
     app.command()(command)
 
 

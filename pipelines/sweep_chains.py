@@ -28,6 +28,8 @@ _UNKNOWN = 1.0
 """Seconds that a piece of work is taken to last for which there is no experience, for each of its examples a part of
 it: only the proportions matter."""
 _EXAMPLES = 1000
+_FIRST = 1e6
+"""Seconds that what comes before the phases is taken to last: it is begun first, as nobody knows yet what follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +63,26 @@ class Chain:
         phases: The keys of the main curriculum's phases, in order.
         evaluations: The key of each of these phases' evaluation; empty where it is not evaluated.
         tokens: Of each of these phases the examples it sees, or tokens where the split tells them.
+        estimated: Whether the seconds of all phases come from experience.
     """
 
     tasks: tuple[Task, ...]
     phases: tuple[str, ...]
     evaluations: tuple[str, ...]
     tokens: tuple[int, ...]
+    estimated: bool
 
     @property
     def identity(self) -> tuple[str, ...]:
         """What makes two trials the same: their results' keys."""
         return tuple(task.work.key for task in self.tasks)
+
+    def upto(self, phases: int | None) -> tuple[Task, ...]:
+        """The tasks of its first phases, the evaluation of the last among them; all where None."""
+        if phases is None or phases >= len(self.phases):
+            return self.tasks
+        last = self.evaluations[phases - 1]
+        return self.tasks[: 1 + next(place for place, task in enumerate(self.tasks) if task.work.key == last)]
 
 
 class Chains:
@@ -90,6 +101,9 @@ class Chains:
         self._tiers = functools.lru_cache(maxsize=64)(_tier_tokens)
         self._held_out = functools.lru_cache(maxsize=None)(_held_out)
         self._paces: dict[str, Pace] = {}
+        self._guessed: set[str] = set()
+        self.carried: set[str] = set()
+        """The keys of phases whose optimizer the next phase goes on with."""
 
     def beginning(self, spec: Spec, seed: int) -> tuple[Task, ...]:
         """The pieces before the phases: data, scores, split, and the data of phases that have their own."""
@@ -124,7 +138,9 @@ class Chains:
             keys, measured, counts = self._curriculum(spec, seed, curriculum, split, own, tasks)
             if curriculum.name == MAIN:
                 main = (keys, measured, counts)
-        return Chain(tuple(tasks), *(tuple(part) for part in main))  # type: ignore[arg-type]  # mypy sees one type for three
+        keys, measured, counts = main
+        estimated = all(task.work.key not in self._guessed for task in tasks)
+        return Chain(tuple(tasks), tuple(keys), tuple(measured), tuple(counts), estimated)
 
     def _curriculum(
         self,
@@ -158,6 +174,8 @@ class Chains:
             key = phase_key(spec, plan, order, parent, seed, span, chosen)
             seen = sum(min(tokens.get(item, 0), plan.settings.max_length) for item in order)
             seconds = self._pace(spec).seconds(alike(spec, plan), len(order), seen)
+            if seconds is None:
+                self._guessed.add(key)
             before = keys[-1] if keys else split
             tasks.append(
                 Task(
@@ -169,6 +187,8 @@ class Chains:
                     f"train {curriculum.name} {plan.index} ({plan.name})",
                 )
             )
+            if _carries(curriculum, plan):
+                self.carried.add(key)
             keys.append(key)
             parent = key
             counts.append(seen or len(order))
@@ -177,7 +197,7 @@ class Chains:
                 measured[-1] = evaluation_key(spec.at("evaluation"), key, self._held_out(folder))
                 needs = {"split": split, "phase": key}
                 target, label = "components.evaluation.step:run", f"evaluate {curriculum.name} {plan.index}"
-                tasks.append(Task(_work(measured[-1], key), "evaluations", target, place, needs, label))
+                tasks.append(Task(_work(measured[-1], key, _UNKNOWN), "evaluations", target, place, needs, label))
         return keys, measured, counts
 
     def _examples(self, spec: Spec, folder: Path, data: str) -> tuple[dict[int, list[str]], dict[str, int]]:
@@ -226,8 +246,8 @@ class Chains:
         return Reference(key, entry.uri).to_json()
 
 
-def _work(key: str, parent: str | None) -> Work:
-    return Work(key, parent, _UNKNOWN, counted=False)
+def _work(key: str, parent: str | None, seconds: float = _FIRST) -> Work:
+    return Work(key, parent, seconds, counted=False)
 
 
 def _carries(curriculum: Curriculum, plan: PhasePlan) -> bool:

@@ -1,0 +1,266 @@
+"""A sweep: Ray Tune over curricula, in which trials share every phase they have in common."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from components.common.errors import UserError
+from components.common.launcher import session
+from components.common.machine import machine, versions
+from components.common.records import RunInfo
+from components.common.spec import Spec
+from components.common.spec_file import spec_digest
+from components.common.store import Store
+from components.common.tracking import redact
+from pipelines.compute_check import this_machine
+from pipelines.planning import check_inputs
+from pipelines.sweep_results import Results, results_of, write_results
+from pipelines.sweep_run import SweepRun, Trial
+from pipelines.sweep_screen import SweepScreen
+from pipelines.sweep_slots import Slots
+from pipelines.sweep_space import Params, tiers_of, trials_of
+from pipelines.sweep_spec import Sweep
+from pipelines.sweep_tune import OBJECTIVE, TOKENS, Tuning, suggested
+
+LOG_FILE = "sweep.log"
+PROPOSED_FILE = "proposed.jsonl"
+"""What Optuna proposed, in order: an interrupted sweep is proposed the same again."""
+
+
+def slots_of(spec: Spec, asked: int | None) -> int:
+    """Phases that this machine trains at the same time: one for each core or GPU that a phase uses."""
+    if asked is not None:
+        return asked
+    there, compute = this_machine(), spec.compute
+    if compute.gpus_per_worker:
+        return max(1, len(there.gpus) // compute.most_workers)
+    return max(1, there.cores // max(compute.most_workers, compute.threads or 1))
+
+
+@dataclass(slots=True)
+class Sweeping:
+    """One run of a sweep.
+
+    Args:
+        sweep: The sweep.
+        folder: Gets sweep.json, sweep.html and the log.
+        base: The base spec, resolved.
+        count: Slots.
+    """
+
+    sweep: Sweep
+    folder: Path
+    base: Spec
+    count: int
+    run_id: str = ""
+    trials: list[Trial] = field(default_factory=list)
+    repeats: list[Trial] = field(default_factory=list)
+
+    def trial(self, params: Params, seed: int, number: int) -> Trial:
+        """A trial, with the run that its steps are told about."""
+        spec = self.sweep.resolved(params, seed)
+        if spec.compute.threads is None and not spec.compute.gpus_per_worker:
+            threads = max(1, (os.cpu_count() or 1) // self.count)
+            spec = spec.model_copy(update={"compute": spec.compute.model_copy(update={"threads": threads})})
+        values = spec.model_dump(mode="json")
+        values["tracking"]["uri"] = redact(spec.tracking.uri)
+        info = RunInfo(
+            run=f"{self.run_id}-{number}-s{seed}",
+            name=f"{self.sweep.spec.name} {number}",
+            spec=values,
+            spec_digest=spec_digest(spec),
+            store=spec.store,
+            output_dir=str(self.folder.absolute()),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=versions(),
+            machine=machine(),
+        )
+        return Trial(number, params, seed, spec, info)
+
+    def new_trial(self, params: Params) -> Trial:
+        """A further trial with the base spec's seed."""
+        trial = self.trial(params, self.base.seed, len(self.trials) + 1)
+        self.trials.append(trial)
+        return trial
+
+
+def run_sweep(sweep: Sweep, folder: Path, console: Console) -> dict[str, Any]:
+    """Run a sweep to its end, or to the end of its budget.
+
+    Args:
+        sweep: The sweep.
+        folder: Gets sweep.json, sweep.html and the log.
+        console: Where the user watches.
+
+    Returns:
+        What sweep.json holds.
+
+    Raises:
+        UserError: If no trial can be run, or what must be mended stops them all.
+    """
+    base = sweep.resolved({})
+    check_inputs(base)
+    sweeping = Sweeping(sweep, folder, base, slots_of(base, sweep.spec.slots))
+    sweeping.run_id = f"{sweep.spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    if sweep.spec.search.method != "optuna":
+        for params in trials_of(sweep):
+            sweeping.new_trial(params)
+        _check_all(sweeping.trials)
+    folder.mkdir(parents=True, exist_ok=True)
+    store = Store(base.store)
+    store.clear_staging()
+    screen = SweepScreen(console, sweep.spec.objective)
+    console.print(
+        f"{sweep.spec.name}: {sweeping.run_id}, {sweeping.count} slots, log {folder / LOG_FILE}", highlight=False
+    )
+    with session(folder / "ray-logs"), Slots(sweeping.count, folder / LOG_FILE) as slots, screen.following():
+        run = SweepRun(store, slots, sweep.spec.stop.scheduler != "none", screen.event)
+        run.limit(sweep.spec.budget.hours, sweep.spec.budget.phases)
+        screen.begin(run, sweeping.trials)
+        results: Results | None = None
+        try:
+            _round(sweeping, run, sweeping.trials, proposes=sweep.spec.search.method == "optuna")
+            _repeat(sweeping, run)
+        finally:
+            # Also of a sweep that was stopped: what is known is shown, and the same command goes on from there.
+            results = results_of(sweep, run, sweeping.trials, sweeping.repeats)
+            written = write_results(results, folder)
+            screen.end(written)
+    return written
+
+
+def _check_all(trials: Sequence[Trial]) -> None:
+    """Refuse what a trial's machine or data cannot do before anything starts; what trials share is looked at once."""
+    seen: set[str] = set()
+    for trial in trials:
+        about = trial.spec.model_dump(include={"model", "data", "compute", "evaluation"})
+        name = repr((about, trial.spec.curriculum.sft.model_dump(), trial.spec.curriculum.then))
+        if name not in seen:
+            seen.add(name)
+            check_inputs(trial.spec)
+
+
+def _round(sweeping: Sweeping, run: SweepRun, trials: list[Trial], proposes: bool = False) -> None:
+    """Do what trials ask for, while Tune looks on, or proposes them."""
+    sweep, known = sweeping.sweep, None if proposes else [tiers_of(sweeping.sweep, one.params) for one in trials]
+    gradual = sweep.spec.stop.scheduler != "none"
+    for trial in [] if proposes or gradual else trials:
+        run.ask(trial)
+    if trials and all(run.state(trial) == "done" for trial in trials):
+        return  # all of it is in the store: there is nothing to watch
+    tuning = Tuning(sweep, known, sweeping.count, _proposed(sweeping) if proposes else ())
+    # Ray takes seconds to start, in which the slots can work.
+    starting = threading.Thread(target=tuning.start, name="ray-start", daemon=True)
+    starting.start()
+    try:
+        _follow(sweeping, run, trials, tuning, starting, gradual)
+    finally:
+        if not starting.is_alive():
+            tuning.close()
+
+
+def _follow(
+    sweeping: Sweeping, run: SweepRun, trials: list[Trial], tuning: Tuning, starting: threading.Thread, gradual: bool
+) -> None:
+    watchers: dict[str, tuple[Trial, int]] = {}
+    while True:
+        busy = run.step()
+        if starting.is_alive():
+            continue
+        for asked in tuning.asked():
+            proposed = suggested(asked.config)
+            if asked.watcher in watchers:
+                trial = watchers[asked.watcher][0]
+            elif proposed is None:
+                trial = trials[asked.config["trial"]["number"]]
+            else:
+                trial = _propose(sweeping, proposed)
+            watchers[asked.watcher] = (trial, asked.seen)
+            run.ask(trial, asked.seen + 1 if gradual else None)
+        for watcher, (trial, seen) in watchers.items():
+            tuning.tell(watcher, *_told(sweeping, run, trial, seen, gradual, over=not busy))
+        for watcher in tuning.left():
+            trial, _ = watchers.pop(watcher)
+            if trial.same is None and run.state(trial) == "running":
+                run.stop(trial)
+        if not busy and not tuning.running:
+            return
+
+
+def _told(
+    sweeping: Sweeping, run: SweepRun, trial: Trial, seen: int, gradual: bool, over: bool
+) -> tuple[list[dict[str, float]], str | None]:
+    """What a watcher can be told: its trial's reports, no further than it may go, and how it ended if it has."""
+    trial = trial.same or trial
+    state = run.state(trial)
+    if state == "failed":
+        return [], run.reason(trial) or "it failed"
+    if trial.chain is None:
+        return [], "the budget is spent" if over and run.spent else None
+    reports: list[dict[str, float]] = []
+    tokens, whole = 0, len([key for key in trial.chain.evaluations if key])
+    for phase, key in enumerate(trial.chain.evaluations):
+        tokens += trial.chain.tokens[phase]
+        if not key:
+            continue
+        metrics = run.metrics(trial, phase) if not gradual or len(reports) <= seen else {}
+        if sweeping.sweep.spec.objective.name not in metrics:
+            break
+        reports.append({OBJECTIVE: metrics[sweeping.sweep.spec.objective.name], TOKENS: float(tokens)})
+    if len(reports) == whole:
+        return reports, ""
+    return reports, "the budget is spent" if over and run.spent else None
+
+
+def _propose(sweeping: Sweeping, params: Params) -> Trial:
+    """A trial that Tune proposed, noted so that an interrupted sweep is proposed the same again."""
+    import json
+
+    trial = sweeping.new_trial(params)
+    check_inputs(trial.spec)
+    lines = [json.dumps(one.params, sort_keys=True) for one in sweeping.trials]
+    path = sweeping.folder / PROPOSED_FILE
+    partial = path.with_suffix(".partial")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if len(lines) >= len(_lines(path)):
+        partial.replace(path)
+    return trial
+
+
+def _proposed(sweeping: Sweeping) -> list[Params]:
+    import json
+
+    return [json.loads(line) for line in _lines(sweeping.folder / PROPOSED_FILE)][: sweeping.sweep.spec.search.trials]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _repeat(sweeping: Sweeping, run: SweepRun) -> None:
+    """Run the promising trials with the further seeds: the best of many is also the luckiest."""
+    search = sweeping.sweep.spec.search
+    if search.seeds == 1 or run.spent:
+        return
+    name, sign = sweeping.sweep.spec.objective.name, 1 if sweeping.sweep.spec.objective.mode == "max" else -1
+    ended = [trial for trial in sweeping.trials if trial.same is None and name in run.metrics(trial)]
+    best = sorted(ended, key=lambda trial: -sign * run.metrics(trial)[name])[: search.promising]
+    for trial in best:
+        for further in range(1, search.seeds):
+            sweeping.repeats.append(sweeping.trial(trial.params, sweeping.base.seed + further, trial.number))
+    for repeat in sweeping.repeats:
+        run.ask(repeat)
+    while run.step():
+        pass
+
+
+__all__ = ["LOG_FILE", "Sweeping", "UserError", "run_sweep", "slots_of"]

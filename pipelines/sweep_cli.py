@@ -1,0 +1,52 @@
+"""`phasetune sweep`, and what `plan` does with a sweep."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY.PATH=VALUE of the sweep or of its base spec.", metavar="KEY=VALUE"),
+]
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The sweep, a YAML file.", metavar="SWEEP")],
+    overrides: Overrides = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Where the results go; runs/NAME where absent.")] = None,
+) -> None:
+    """Try many curricula; what they have in common is trained once."""
+    from pipelines.sweep import run_sweep
+    from pipelines.sweep_spec import load_sweep
+
+    loaded = load_sweep(file, overrides or [])
+    folder = output_dir or Path("runs") / loaded.spec.name
+    run_sweep(loaded, folder, console)
+    console.print(f"results  {folder / 'sweep.json'}", highlight=False)
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a YAML file is a sweep rather than a spec: it varies a base."""
+    from components.common.spec_file import read_yaml
+
+    values = read_yaml(path)
+    return "base" in values and "space" in values
+
+
+def plan_sweep(path: Path, overrides: list[str], gpus: int | None) -> None:
+    """Print a sweep's plan."""
+    from pipelines.sweep import slots_of
+    from pipelines.sweep_plan import show_sweep_plan
+    from pipelines.sweep_spec import load_sweep
+
+    loaded = load_sweep(path, overrides)
+    base = loaded.resolved({})
+    slots = slots_of(base, loaded.spec.slots) if gpus is None else max(1, gpus // base.compute.most_workers)
+    show_sweep_plan(loaded, slots, console)

@@ -1,0 +1,114 @@
+"""The slots of a sweep: so many pieces of work at a time, each in a warm process of the run's session."""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from components.common.errors import DataError, LeaseLost, UserError
+from components.common.launcher import OUTPUT, STOPPING, StepFailed, launch, stop_work
+from pipelines.sweep_chains import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a piece of work ended.
+
+    Attributes:
+        task: The work.
+        seconds: Wall time that it held its slot.
+        error: Why it failed; None where its result is in the store.
+    """
+
+    task: Task
+    seconds: float
+    error: BaseException | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether another attempt may succeed: the process was killed, or another one took the work over."""
+        return isinstance(self.error, StepFailed | LeaseLost)
+
+    @property
+    def trials_own(self) -> bool:
+        """Whether the failure is the trial's (it diverged, its data is empty), so that the sweep goes on."""
+        return isinstance(self.error, DataError)
+
+
+class Slots:
+    """Does work in threads that wait for processes of the session; a context manager.
+
+    Args:
+        count: Pieces of work at a time.
+        log: What the work prints is appended to this file.
+    """
+
+    def __init__(self, count: int, log: Path) -> None:
+        self.count = count
+        self._log = log
+        self._file: IO[bytes] | None = None
+        self._ended: queue.Queue[Outcome] = queue.Queue()
+        self._threads: dict[str, threading.Thread] = {}
+
+    def __enter__(self) -> Self:
+        self._file = self._log.open("ab", buffering=0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._threads:
+            stop_work()
+            until = time.monotonic() + STOPPING
+            for thread in self._threads.values():
+                thread.join(max(0.0, until - time.monotonic()))
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def free(self) -> int:
+        """Slots that nothing holds."""
+        return self.count - len(self._threads)
+
+    def start(self, task: Task, arguments: dict[str, Any]) -> None:
+        """Begin a piece of work in a free slot."""
+        thread = threading.Thread(target=self._work, args=(task, arguments), daemon=True)
+        self._threads[task.work.key] = thread
+        thread.start()
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """What has ended; waits for so long until something has."""
+        ended: list[Outcome] = []
+        try:
+            ended.append(self._ended.get(timeout=seconds))
+            while True:
+                ended.append(self._ended.get_nowait())
+        except queue.Empty:
+            pass
+        for outcome in ended:
+            self._threads.pop(outcome.task.work.key).join()
+        return ended
+
+    def _work(self, task: Task, arguments: dict[str, Any]) -> None:
+        if self._file is None:
+            raise AssertionError("slots are used inside `with`")
+        began = time.monotonic()
+        error: BaseException | None = None
+        OUTPUT.set(self._file.fileno())
+        try:
+            contextvars.copy_context().run(launch, task.target, **arguments)
+        except BaseException as failure:  # told to whoever waits; a thread has nobody else to tell
+            error = failure
+        self._ended.put(Outcome(task, time.monotonic() - began, error))
+
+
+def fatal(outcome: Outcome) -> UserError | None:
+    """What ends the whole sweep: what the user must mend and no other trial can get round (a full disk)."""
+    error = outcome.error
+    return error if isinstance(error, UserError) and not outcome.trials_own and not outcome.lost else None

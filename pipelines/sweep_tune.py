@@ -1,0 +1,225 @@
+"""Ray Tune's side of a sweep: Tune proposes trials and ends them early, and sees what they come to.
+
+A trial of Tune is a watcher: a process that asks for its trial's results and reports them as they come. It trains
+nothing and holds no slot; the planner does the work (`sweep_run.py`). So Tune's searches and schedulers work as they
+are, while trials share every phase they have in common.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.sweep_rungs import per_tiers
+from pipelines.sweep_spec import Sweep
+from pipelines.sweep_suggest import suggester
+
+OBJECTIVE = "objective"
+TOKENS = "tokens"
+_WATCHERS = 4
+"""Trials that Tune watches at the same time where it does not propose them: they only look on."""
+_POLL = 0.2
+_FAILURES = 3
+"""How often a watcher that was killed is started again."""
+
+
+class Board:
+    """What watchers ask and what they are told; an actor of Ray, as the two sides are different processes."""
+
+    def __init__(self) -> None:
+        self._asked: list[tuple[str, dict[str, Any], int]] = []
+        self._reports: dict[str, list[dict[str, float]]] = {}
+        self._ended: dict[str, str] = {}
+
+    def ask(self, watcher: str, config: dict[str, Any], seen: int) -> None:
+        """A watcher has begun, or wants more than the reports it has seen."""
+        self._asked.append((watcher, config, seen))
+
+    def take(self) -> list[tuple[str, dict[str, Any], int]]:
+        """What was asked since this was last called."""
+        asked, self._asked = self._asked, []
+        return asked
+
+    def tell(self, watcher: str, reports: list[dict[str, float]], ended: str | None) -> None:
+        """All that a watcher can be told by now; `ended` is empty where all went well, else why not."""
+        self._reports[watcher] = reports
+        if ended is not None:
+            self._ended[watcher] = ended
+
+    def read(self, watcher: str, seen: int) -> tuple[list[dict[str, float]], str | None]:
+        """The reports after those seen, and how it ended if it has."""
+        return self._reports.get(watcher, [])[seen:], self._ended.get(watcher)
+
+
+def watch(config: dict[str, Any]) -> None:
+    """A trial of Tune: report what its trial comes to."""
+    import ray
+    from ray import tune
+
+    board = ray.get_actor(config["board"])
+    watcher, seen = tune.get_context().get_trial_id(), 0
+    ray.get(board.ask.remote(watcher, config, seen))
+    while True:
+        reports, ended = ray.get(board.read.remote(watcher, seen))
+        for report in reports:
+            seen += 1
+            tune.report(report)  # returns when Tune has decided that the trial goes on
+            ray.get(board.ask.remote(watcher, config, seen))
+        if ended:
+            raise RuntimeError(ended)
+        if ended is not None and not reports:
+            return
+        time.sleep(_POLL)
+
+
+@dataclass(slots=True)
+class Asked:
+    """What a watcher wants.
+
+    Attributes:
+        watcher: Its name.
+        config: What Tune gave it: `number`, or `params` of a proposed trial.
+        seen: Reports that it has seen.
+    """
+
+    watcher: str
+    config: dict[str, Any]
+    seen: int
+
+
+@dataclass(slots=True)
+class Tuning:
+    """Tune at work, in a thread.
+
+    Args:
+        sweep: The sweep.
+        tiers: The number of tiers of every trial that is known, in order; None where Tune proposes the trials.
+        slots: Pieces of work at a time, which is how many trials Tune proposes ahead.
+        before: What an earlier run of the same sweep proposed, in order.
+    """
+
+    sweep: Sweep
+    tiers: Sequence[int] | None
+    slots: int
+    before: Sequence[dict[str, Any]] = ()
+    _board: Any = None
+    _thread: threading.Thread | None = None
+    _left: list[str] = field(default_factory=list)
+    _failure: list[BaseException] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Connect to Ray and begin."""
+        from components.common.launcher import connect_ray, set_ray_environment
+
+        set_ray_environment()
+        os.environ |= {
+            "TUNE_DISABLE_SIGINT_HANDLER": "1",
+            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+            "RAY_AIR_NEW_OUTPUT": "0",  # which prints a panel however quiet it shall be
+        }
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(_WATCHERS, 2 * self.slots))
+        connect_ray()
+        import ray
+
+        for logger in ("ray.tune", "ray.train", "ray.air"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)  # failures are told by the sweep
+        name = f"board-{os.getpid()}-{time.monotonic_ns()}"
+        self._board = ray.remote(num_cpus=0)(Board).options(name=name).remote()
+        self._thread = threading.Thread(target=self._fit, args=(name,), name="ray-tune", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether Tune still watches, or still proposes."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def asked(self) -> list[Asked]:
+        """What watchers have asked since this was last called.
+
+        Raises:
+            RuntimeError: If Tune itself failed.
+        """
+        import ray
+
+        if self._failure:
+            raise RuntimeError(f"Ray Tune ended: {self._failure[0]}") from self._failure[0]
+        return [Asked(*one) for one in ray.get(self._board.take.remote())]
+
+    def tell(self, watcher: str, reports: list[dict[str, float]], ended: str | None) -> None:
+        """Tell a watcher all that it can be told by now."""
+        self._board.tell.remote(watcher, reports, ended)
+
+    def left(self) -> list[str]:
+        """The watchers that Tune has ended since this was last called, at a rung or at their end."""
+        left, self._left = self._left, []
+        return left
+
+    def close(self) -> None:
+        """Leave Ray before it ends, so that nobody waits for it."""
+        import ray
+
+        ray.shutdown()
+
+    def _fit(self, board: str) -> None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="phasetune-tune-", ignore_cleanup_errors=True) as folder:
+                self._tuner(board, folder).fit()
+        except BaseException as failure:  # told by `asked`; a thread has nobody else to tell
+            self._failure.append(failure)
+
+    def _tuner(self, board: str, folder: str) -> Any:
+        from ray import tune
+
+        spec = self.sweep.spec
+        search, space = None, {"board": board}
+        if self.tiers is None:
+            search = suggester(self.sweep, OBJECTIVE, self.before)
+        else:
+            numbered = [{"number": number, "tiers": tiers} for number, tiers in enumerate(self.tiers)]
+            space |= {"trial": tune.grid_search(numbered)}
+        callback = _leaving(self._left.append)
+        return tune.Tuner(
+            tune.with_resources(watch, {"cpu": 0.001}),
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                metric=None if search is not None or spec.stop.scheduler == "asha" else OBJECTIVE,
+                mode=None if search is not None or spec.stop.scheduler == "asha" else spec.objective.mode,
+                search_alg=search,
+                scheduler=per_tiers(spec, OBJECTIVE, TOKENS) if spec.stop.scheduler == "asha" else None,
+                num_samples=spec.search.trials if search is not None else 1,
+                max_concurrent_trials=self.slots if search is not None else max(_WATCHERS, 2 * self.slots),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[callback],
+                failure_config=tune.FailureConfig(max_failures=_FAILURES),
+                progress_reporter=None,
+            ),
+        )
+
+
+def _leaving(note: Callable[[str], None]) -> Any:
+    from ray.tune import Callback
+
+    class Leaving(Callback):  # type: ignore[misc]  # Tune's classes carry no types
+        """Notes which trials Tune has ended."""
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            note(trial.trial_id)
+
+    return Leaving()
+
+
+def suggested(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The parameters of a trial that Tune proposed; None of one that was known before."""
+    return json.loads(config["params"]) if "params" in config else None
