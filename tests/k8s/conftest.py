@@ -43,13 +43,17 @@ def versions(manifests: ModuleType) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def overlays(manifests: ModuleType) -> dict[str, list[Any]]:
-    """The objects of each overlay; not to be changed."""
+def overlays(manifests: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """The objects of each overlay; not to be changed. `standalone` is production with KFP installed alone."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl, which renders the overlays, is not on the PATH")
-    return {name: manifests.render(manifests.K8S / "overlays" / name) for name in ("dev", "production")}
+    found = {name: manifests.render(manifests.K8S / "overlays" / name) for name in ("dev", "production")}
+    copied = shutil.copytree(manifests.K8S, tmp_path_factory.mktemp("standalone") / "k8s")
+    with (copied / "overlays" / "production" / "kustomization.yaml").open("a") as file:
+        file.write("components: [../../components/kfp-standalone]\n")
+    return {**found, "standalone": manifests.render(copied / "overlays" / "production")}
 
 
-@pytest.fixture(params=["dev", "production"])
+@pytest.fixture(params=["dev", "production", "standalone"])
 def overlay(request: pytest.FixtureRequest, overlays: dict[str, list[Any]]) -> list[Any]:
     return overlays[request.param]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from components.common.image import ENVIRONMENT
+
 VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
 TOKENS = {"phasetune-pipeline", "phasetune-secrets"}
 """Accounts that ask the Kubernetes API: all others mount no token."""
@@ -15,10 +17,6 @@ SECRETS = {
     "phasetune-tracking": {"username", "password"},
 }
 """The secrets that the user makes (in development a job does), and their keys."""
-OURS = {
-    "HOME": r"/home/phasetune|/tmp",
-    "TMPDIR": r"/tmp",  # noqa: S108  # a place in the pods
-}
 
 
 def each_container(pods: list[Any]) -> list[tuple[Any, dict[str, Any], str]]:
@@ -239,10 +237,14 @@ def places(objects: list[Any], pods: list[Any]) -> list[str]:
             faults.append(f"{pod.owner}: not labelled as ours")
     for _, item, name in each_container(pods):
         if "phasetune" in item["image"].split("/")[-1]:
-            held = {variable["name"]: variable.get("value") or "" for variable in item.get("env", [])}
-            faults += [f"{name}: {key}" for key, value in OURS.items() if not re.fullmatch(value, held.get(key, ""))]
-            mounts = [mount["mountPath"] for mount in item["volumeMounts"]]
-            faults += [f"{name}: {held.get(key)} cannot be written" for key in OURS if held.get(key) not in mounts]
+            held = {variable["name"]: variable.get("value") for variable in item.get("env", [])}
+            faults += [f"{name}: {key}" for key, value in ENVIRONMENT.items() if held.get(key) != value]
+            mounts = {mount["mountPath"] for mount in item["volumeMounts"]}
+            faults += [
+                f"{name}: {ENVIRONMENT[key]} cannot be written"
+                for key in ("HOME", "TMPDIR")
+                if ENVIRONMENT[key] not in mounts
+            ]
     return faults
 
 

@@ -219,6 +219,17 @@ def test_production_takes_everything_from_its_settings(overlays, manifests):
     assert settings.keys() - outputs == {"postgres_sslmode", "store_keep_runs", "mlflow_allowed_hosts"}
 
 
+def test_accounts_in_the_namespace_of_kfp_have_the_same_roles(overlays):
+    roles = {}
+    for item in overlays["standalone"]:
+        if item["kind"] == "ServiceAccount":
+            role = item["metadata"].get("annotations", {}).get("eks.amazonaws.com/role-arn")
+            roles.setdefault(item["metadata"]["name"], {})[item["metadata"]["namespace"]] = role
+    for name in ("phasetune-pipeline", "phasetune-ray"):
+        assert roles[name]["kubeflow"]
+        assert roles[name]["kubeflow"] == roles[name]["phasetune"]
+
+
 def test_the_laptop_has_room(overlays, manifests):
     """What is always there fits into 4 cores and 8 GiB beside KFP."""
     always = [pod for pod in manifests.pods(overlays["dev"]) if pod.owner.split()[0] in ("Deployment", "StatefulSet")]
