@@ -28,15 +28,28 @@ VALUES: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session")
-def kfp_api() -> ModuleType:
-    """The module of the server."""
-    place = Path(__file__).resolve().parents[1] / "kfp_api" / "server.py"
-    found = importlib.util.spec_from_file_location("kfp_api_server", place)
+def _server_module(folder: str) -> ModuleType:
+    place = Path(__file__).resolve().parents[1] / folder / "server.py"
+    found = importlib.util.spec_from_file_location(f"{folder}_server", place)
     module = importlib.util.module_from_spec(found)
     sys.modules[found.name] = module  # its dataclasses look themselves up there
     found.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def kfp_api() -> ModuleType:
+    """The module of Kubeflow's server."""
+    return _server_module("kfp_api")
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Kubernetes API, which KUBECONFIG names."""
+    started = _server_module("kubernetes_api").ApiServer()
+    monkeypatch.setenv("KUBECONFIG", str(started.kubeconfig(tmp_path / "kubeconfig")))
+    yield started
+    started.close()
 
 
 @pytest.fixture
