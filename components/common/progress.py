@@ -22,7 +22,8 @@ _EVERY = 10.0
 _PRINTED_AT: dict[str, float] = {}
 """When each piece of work was printed last."""
 _LINE = re.compile(r"(?:\([^()]*\) )?(?:(warning): (.+)|progress: (.+): (\d+) of (\d+) (\S+))$")
-"""A line as `_print` writes it; Ray puts the process in brackets before what its workers print."""
+"""A line as `_print` writes it; Ray puts the process in brackets before what its workers print, in colour."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def say(**event: Any) -> None:
@@ -52,7 +53,7 @@ def _print(event: dict[str, Any]) -> None:
 
 def heard(line: str) -> dict[str, Any] | None:
     """The event that a printed line tells of; None where it is any other line."""
-    found = _LINE.match(line.rstrip())
+    found = _LINE.match(_COLOUR.sub("", line).rstrip())
     if found is None:
         return None
     if found[1]:

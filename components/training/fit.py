@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import shutil
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from components.common.curriculum import PhasePlan, sequence, steps_of
+from components.common.errand import INSIDE
 from components.common.errors import UserError
+from components.training.nodes import open_courier
 from components.training.stopping import Stopped, asked, on_signals, watched
-from components.training.worker import train_worker
+from components.training.worker import TOLD, train_worker
 
 FAILURES = 3
 """How often a group of workers starts again after one of them was lost; it goes on from the last checkpoint."""
 
 
-_TOLD = ("steps", "learning", "batching", "best", "selected", "rollbacks", "resumed_at", "checkpoint_seconds")
+_METRICS = ("steps", "learning", "batching", "best", "selected", "rollbacks", "resumed_at", "checkpoint_seconds")
 _PATIENCE = 6 * 3600
 """Seconds that workers wait for each other: the first one alone measures what `select` compares. Lost ones are noticed
 otherwise, by Ray."""
@@ -30,12 +33,13 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: JSON values: `plan`, `tiers` (files by tier; 0: the phase's own data), `seed`, `training_seed`, `model`
-            (folder), `model_spec`, `compute` (a ComputeSpec's values), `gpus_per_worker`, `threads`, `span` (see
-            `curriculum.schedule_spans`; null: the phase alone), `carried` (folder with the parent's optimizer, or
-            null), `keep_optimizer`, `checkpoints` (a CheckpointPlace's values; null keeps none), `selection` (file of
-            held-out examples to select on, or null), `evaluation` (an EvaluationSpec's values), `out` (an empty
-            folder), `label`, `stream` (what the tracking child is called, or null), `order_folder` (null, or where
-            each worker notes the rows it reads).
+            (folder), `sources` (the store's URIs of the entries that `model` and `carried` are of, for workers on other
+            machines; null where there is none), `model_spec`, `compute` (a ComputeSpec's values), `gpus_per_worker`,
+            `threads`, `span` (see `curriculum.schedule_spans`; null: the phase alone), `carried` (folder with the
+            parent's optimizer, or null), `keep_optimizer`, `checkpoints` (a CheckpointPlace's values; null keeps
+            none), `selection` (file of held-out examples to select on, or null), `evaluation` (an EvaluationSpec's
+            values), `out` (an empty folder), `label`, `stream` (what the tracking child is called, or null),
+            `order_folder` (null, or where each worker notes the rows it reads).
 
     Returns:
         `examples`, `tokens`, `response_tokens`, `truncated`, `steps`, `learning`, `batching`, `best`, `selected`,
@@ -74,11 +78,10 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
         shutil.move(scratch / "optimizer", out / "optimizer")
     shutil.rmtree(scratch)
     loop = metrics["loop_seconds"]
-    metrics["extra"].pop("rollouts", None)  # they lie in a file of their own
     return {
         **data["counts"],
         "sequence": len(order),
-        **{name: metrics[name] for name in _TOLD},
+        **{name: metrics[name] for name in _METRICS},
         "extra": {**data.get("extra", {}), **metrics["extra"]},
         "marks": {**marks, **metrics["marks"]},
         "train_seconds": loop,
@@ -106,6 +109,8 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # it prints the whole learning curve
     if not alone:
         connect_ray()
+        # In a Ray cluster the workers may be on other machines.
+        job = {**job, "courier": open_courier(job) if INSIDE in os.environ else None}
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=job,
@@ -122,13 +127,15 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
         ),
     )
     try:
-        result = trainer.fit() if alone else watched(trainer.fit, Path(job["scratch"]))
+        trainer.fit() if alone else watched(trainer.fit, Path(job["scratch"]))
     except Exception as error:
         raise _cause(error) from error
-    if result.checkpoint is None:
-        raise RuntimeError("the training loop ended without a checkpoint")
-    shutil.move(result.checkpoint.path, Path(job["out"]) / "model")
-    metrics: dict[str, Any] = result.metrics
+    # Not by a checkpoint of Ray Train, which needs a disk that all machines share, and copies the weights once more.
+    told = Path(job["scratch"]) / TOLD
+    if not told.exists():
+        raise RuntimeError("the training loop ended without a result")
+    shutil.move(Path(job["scratch"]) / "left", Path(job["out"]) / "model")
+    metrics: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
     return metrics
 
 

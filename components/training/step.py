@@ -70,6 +70,7 @@ def fit_job(spec: Spec, plan: PhasePlan, files: dict[int, Path], seed: int, mode
         "threads": spec.compute.threads or os.cpu_count() or 1,
         "span": None,
         "carried": None,
+        "sources": {"model": None, "carried": None},
         "keep_optimizer": False,
         "checkpoints": None,
         "selection": None,
@@ -141,6 +142,10 @@ def run(context: str, split: str, parent: str, curriculum: str, index: int, seed
             "span": span,
             "keep_optimizer": kept,
             "carried": None if carried is None else str(carried.path),
+            "sources": {
+                "model": None if before is None else before.uri,
+                "carried": None if carried is None else carried.uri,
+            },
             "selection": str(held_out),
             "stream": {"info": step.info.to_json(), **stream} if step.info.mlflow.get("run_id") else None,
         }

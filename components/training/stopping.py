@@ -24,7 +24,8 @@ from components.common.errors import UserError
 T = TypeVar("T")
 PATIENCE = 20.0
 """Seconds that a stop may take: what preempts a machine gives 30."""
-_ASKED, _DONE, _FAILED = "stop-asked", "stop-done", "failed.json"
+ASKED, DONE, FAILED = "stop-asked", "stop-done", "failed.json"
+"""The notes, files of the scratch folder; for workers on other machines `nodes` carries them."""
 
 
 class Stopped(Exception):
@@ -33,17 +34,21 @@ class Stopped(Exception):
 
 def asked(scratch: Path) -> bool:
     """Whether the phase whose scratch folder this is shall stop."""
-    return (scratch / _ASKED).exists()
+    return (scratch / ASKED).exists()
+
+
+def told_as(failure: UserError) -> str:
+    """What the note of a failure says."""
+    return json.dumps([type(failure).__name__, failure.message, failure.remedy])
 
 
 def rest(scratch: Path, failure: UserError | None = None) -> None:
     """A worker of Ray says that it is done, or why it cannot go on, and waits for its end."""
     if failure is not None:
-        text = json.dumps([type(failure).__name__, failure.message, failure.remedy])
-        partial = scratch / f"{_FAILED}.{os.getpid()}"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(scratch / _FAILED)
-    (scratch / _DONE).touch()
+        partial = scratch / f"{FAILED}.{os.getpid()}"
+        partial.write_text(told_as(failure), encoding="utf-8")
+        partial.replace(scratch / FAILED)
+    (scratch / DONE).touch()
     time.sleep(PATIENCE)
 
 
@@ -61,7 +66,7 @@ def on_signals(scratch: Path) -> Iterator[None]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         heard.append(number)
-        (scratch / _ASKED).touch()
+        (scratch / ASKED).touch()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -100,12 +105,12 @@ def watched(work: Callable[[], T], scratch: Path) -> T:
     wished: float | None = None
     while thread.is_alive():
         thread.join(0.05)
-        if (scratch / _FAILED).exists():
-            kind, message, remedy = json.loads((scratch / _FAILED).read_text(encoding="utf-8"))
+        if (scratch / FAILED).exists():
+            kind, message, remedy = json.loads((scratch / FAILED).read_text(encoding="utf-8"))
             raise getattr(errors, kind, UserError)(message, remedy)
         if asked(scratch):
             wished = wished or time.monotonic()
-            if (scratch / _DONE).exists() or time.monotonic() - wished > PATIENCE:
+            if (scratch / DONE).exists() or time.monotonic() - wished > PATIENCE:
                 raise KeyboardInterrupt
     if failures:
         raise failures[0]

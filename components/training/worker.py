@@ -9,39 +9,50 @@ from typing import Any
 from components.common.errors import DataError, UserError
 from components.common.progress import say
 from components.common.spec_phases import rollback_factor
+from components.training.nodes import at_hand
 from components.training.stopping import Stopped, asked, rest
 
+TOLD = "told.json"
+"""Lies in the scratch folder once the phase is trained: the metrics that `fit` reads."""
 ROLLBACKS = 3
 """How often a phase may go back before its divergence counts as a failure."""
 _NAMED = 32
 
 
 def train_worker(job: dict[str, Any]) -> None:
-    """Train; the first worker reports the weights as a checkpoint.
+    """Train; the first worker leaves the weights and what is to be told of them in the phase's folder.
 
     Args:
         job: See `fit`; `data` is what the method's `prepare` returned.
     """
     import ray.train
-    import torch.distributed
 
     from components.common.models import quiet
     from components.common.reproducible import set_reproducible
-    from components.training.attempt import train
-    from components.training.curve import Diverged
 
     quiet()
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     set_reproducible(max(1, job["threads"] // workers), job["training_seed"])
+    with at_hand(job) as (job_here, send):
+        found = _train(job_here, rank, workers)
+        if rank == 0:
+            send(_leave(job_here, found))
+
+
+def _train(job: dict[str, Any], rank: int, workers: int) -> dict[str, Any]:
+    import torch.distributed
+
+    from components.training.attempt import train
+    from components.training.curve import Diverged
+
     scratch = Path(job["scratch"])
     try:
         if asked(scratch):
             raise Stopped
         while True:
             try:
-                found = train(job, rank, workers)
-                break
+                return train(job, rank, workers)
             except Diverged as diverged:
                 _go_back(job, diverged, rank)
                 if workers > 1:  # nobody reads the last checkpoint before it is written
@@ -50,10 +61,16 @@ def train_worker(job: dict[str, Any]) -> None:
         if job["compute"]["workers"] != 1:  # Ray would start this worker again
             rest(scratch, error if isinstance(error, UserError) else None)
         raise
-    checkpoint = None
-    if rank == 0:
-        checkpoint = ray.train.Checkpoint.from_directory(str(scratch / "left"))
-    ray.train.report(found, checkpoint=checkpoint)
+
+
+def _leave(job: dict[str, Any], found: dict[str, Any]) -> list[Path]:
+    """Write down what is to be told of the phase; returns all that it leaves, what is told last."""
+    scratch = Path(job["scratch"])
+    rows = found["extra"].pop("rollouts", None)  # they lie in a file of their own
+    told = scratch / TOLD
+    told.write_text(json.dumps(found), encoding="utf-8")
+    places = [scratch / "left", *([scratch / "optimizer"] if job["keep_optimizer"] else [])]
+    return [*places, *([Path(job["out"]) / "rollouts.parquet"] if rows else []), told]
 
 
 def _go_back(job: dict[str, Any], diverged: Any, rank: int) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import json
 import os
 import secrets
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import requests
 
 LONGEST = 120.0
@@ -68,6 +72,23 @@ def end_family(process: subprocess.Popen[Any]) -> None:
 
 
 @contextlib.contextmanager
+def own_network() -> Iterator[None]:
+    """While inside, this thread and what it starts are on a network of their own, which has the loopback alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_network = 0x40000000  # CLONE_NEWNET
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        if libc.unshare(new_network):
+            pytest.skip("a network of its own needs root and the right to make one")
+        with socket.socket() as probe:  # bring `lo` up: SIOCSIFFLAGS with IFF_UP and IFF_RUNNING
+            fcntl.ioctl(probe, 0x8914, struct.pack("16sh14s", b"lo", 0x41, b""))
+        yield
+    finally:
+        libc.setns(before, new_network)
+        os.close(before)
+
+
+@contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     """An S3 server as a process, with an empty bucket `bucket`; gives the variables of those who use it."""
     [port] = free_ports(1)
@@ -102,13 +123,17 @@ class Head:
         variables: Of the environment of its processes, beside ours.
         token: What lets us in.
         address: Of its Jobs API.
+        cpus: Of the head.
+        nodes: Whether others will join, which they can on a network of their own alone (`own_network`).
     """
 
     variables: dict[str, str]
     cpus: int = 3
+    nodes: bool = False
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     address: str = ""
     _process: subprocess.Popen[bytes] | None = None
+    _nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _folder: str = ""
     _ports: list[int] = field(default_factory=lambda: free_ports(7))
 
@@ -123,13 +148,8 @@ class Head:
         more = {"dashboard-host": "127.0.0.1", "node-ip-address": "127.0.0.1", "num-cpus": str(self.cpus)}
         more |= {"object-store-memory": str(100 * 2**20), "temp-dir": self._folder, **ports}
         options = [f"--{name}={value}" for name, value in more.items()]
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
-        environment = {**os.environ, **self.variables, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
-        environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # else Ray would listen on every interface
-        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         log = Path(self._folder, "start.log")
-        with log.open("ab") as out:
-            self._process = subprocess.Popen([*command, *options], stdout=out, stderr=out, env=environment)
+        self._process = self._ray(log, "--head", *options)
         process = self._process
 
         def answers() -> bool:
@@ -142,6 +162,35 @@ class Head:
 
         until(answers, "the Ray cluster")
 
+    def _ray(self, log: Path, *options: str, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, **self.variables, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        # 0 tells Ray that there is no other machine: else it would listen on every interface.
+        environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": str(int(self.nodes))}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        command = [*before, str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
+        with log.open("ab") as out:
+            return subprocess.Popen([*command, *options], stdout=out, stderr=out, env=environment)
+
+    def join(self, hidden: Path, cpus: int = 1) -> subprocess.Popen[bytes]:
+        """Start another node, which has a disk of its own where others have the folder `hidden`."""
+        hidden.mkdir(parents=True, exist_ok=True)
+        alone = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(hidden))
+        agent, agent_rpc, metrics, env_agent = map(str, free_ports(4))
+        ports = {"dashboard-agent-listen-port": agent, "dashboard-agent-grpc-port": agent_rpc}
+        ports |= {"metrics-export-port": metrics, "runtime-env-agent-port": env_agent}
+        more = {"address": f"127.0.0.1:{self._ports[0]}", "node-ip-address": "127.0.0.1", "num-cpus": str(cpus)}
+        more |= {"object-store-memory": str(100 * 2**20), **ports}
+        log = Path(self._folder, f"node-{len(self._nodes)}.log")
+        node = self._ray(log, *(f"--{name}={value}" for name, value in more.items()), before=alone)
+        self._nodes.append(node)
+
+        def started() -> bool:
+            assert node.poll() is None, log.read_text()[-3000:]
+            return "Ray runtime started" in log.read_text()
+
+        until(started, "the node")
+        return node
+
     def jobs(self) -> list[dict[str, Any]]:
         """The jobs of the Jobs API, as it tells them."""
         answer = requests.get(
@@ -149,6 +198,11 @@ class Head:
         )
         answer.raise_for_status()
         return [job for job in answer.json() if job["submission_id"]]
+
+    def log_of_last_job(self) -> str:
+        """What the job that came last has printed so far."""
+        last = max(self.jobs(), key=lambda job: job["start_time"])["submission_id"]
+        return Path(self._folder, "session_latest", "logs", f"job-driver-{last}.log").read_text()
 
     def drivers(self) -> list[psutil.Process]:
         """The drivers of jobs under way."""
@@ -163,6 +217,9 @@ class Head:
 
     def kill(self) -> None:
         """Go at once, with everything."""
+        for node in self._nodes:
+            end_family(node)
+        self._nodes.clear()
         if self._process is not None:
             end_family(self._process)
             self._process = None

@@ -1,0 +1,115 @@
+"""Training on nodes that share no disk: each node of the cluster has a file system of its own where the phase lies."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
+LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
+TWO = {"workers": 2, "threads": 2, "checkpoint_every": 5}
+
+
+def _module() -> Any:
+    found = importlib.util.spec_from_file_location("ray_head", Path(__file__).with_name("ray_head.py"))
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+rays = _module()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path, list[Any]]]:
+    """A head that does no work, the folder that every node has on a disk of its own, and three nodes of a core."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with rays.own_network(), rays.s3_server(folder) as variables:
+        cache = folder / "cache"
+        head = rays.Head({**variables, "PHASETUNE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}, cpus=0, nodes=True)
+        try:
+            head.start()
+            yield head, cache, [head.join(cache) for _ in range(3)]
+        finally:
+            head.kill()
+
+
+def _work(head: Any, cache: Path, folder: Path) -> Any:
+    variables = {**head.variables, "PHASETUNE_CACHE": str(cache), "RAY_AUTH_TOKEN": head.token}
+    spec = {**rays.SPEC, "store": f"s3://bucket/{uuid.uuid4().hex}", "curriculum": {"sft": LONG}}
+    spec["compute"] = {**TWO, "ray": head.address}
+    work = rays.Work(folder, {**variables, "PHASETUNE_HEARTBEAT": "4"}, spec)
+    work.prepare()
+    return work
+
+
+@pytest.fixture
+def new_work(cluster: Any, tmp_path: Path) -> Callable[[], Any]:
+    """Makes a run of which the data is split, in a store of its own."""
+    return lambda: _work(cluster[0], cluster[1], tmp_path)
+
+
+@pytest.fixture(scope="module")
+def calm(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of the phase, trained by two workers of this machine."""
+    folder = tmp_path_factory.mktemp("calm")
+    work = _work(cluster[0], folder / "cache", folder).with_compute(ray="local")
+    rays.ended(work.train(), 0)
+    return bytes(work.weights())
+
+
+def disk_of(node: Any, cache: Path) -> Path:
+    """The cache as a node sees it."""
+    return Path(f"/proc/{node.pid}/root{cache}")
+
+
+def copies(node: Any, cache: Path) -> list[Path]:
+    """The copies of phases' folders, and their locks, on a node."""
+    return sorted(path for path in disk_of(node, cache).glob("store/*/.staging/*"))
+
+
+def test_two_nodes_train_as_one_machine_does(cluster, new_work, calm):
+    _, cache, nodes = cluster
+    work = new_work()
+    process = work.train()
+    used = rays.until(lambda: work.newest() and [node for node in nodes if copies(node, cache)], "a checkpoint")
+    assert len(used) == 2
+    rays.ended(process, 0)
+    assert work.weights() == calm
+    assert [copies(node, cache) for node in nodes] == [[], [], []]
+
+
+def test_a_stop_saves_the_state_first(cluster, new_work):
+    _, cache, nodes = cluster
+    work = new_work().with_compute(checkpoint_every=100_000)
+    process = work.train()
+    rays.until(lambda: [node for node in nodes if copies(node, cache)], "a node that works")
+    head = cluster[0]
+    rays.until(lambda: "0 of" in head.log_of_last_job(), "the training's begin")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=rays.LONGEST)
+    assert work.newest() > 0
+    assert [job["status"] for job in head.jobs()].count("STOPPED") == 1
+
+
+def test_a_node_that_is_lost_is_done_without(cluster, new_work, calm):
+    _, cache, nodes = cluster
+    work = new_work()
+    process = work.train()
+    step = rays.until(lambda: work.newest() >= 10 and work.newest(), "the checkpoint of step 10")
+    lost = next(node for node in nodes if copies(node, cache))
+    for one in [*psutil.Process(lost.pid).children(recursive=True), psutil.Process(lost.pid)]:
+        one.kill()
+    rays.ended(process, 0)
+    assert work.weights() == calm
+    assert work.manifest()["info"]["resumed_at"] >= step
