@@ -18,7 +18,9 @@ pytestmark = pytest.mark.timeout(90)
 
 
 @pytest.fixture
-def kuberay(rayjobs, kubernetes_api, tmp_path, monkeypatch):
+def kuberay(rayjobs, kubernetes_api, schemas, tmp_path, monkeypatch):
+    if schemas.available():  # else test_rayjob_object.py says so
+        kubernetes_api.check = schemas.faults
     monkeypatch.setattr(rayjob_wait, "_SHORTEST", 0.01)
     monkeypatch.setattr(rayjob_log, "_PAUSE", 0.05)
     return rayjobs.KubeRay(kubernetes_api, tmp_path / "store")

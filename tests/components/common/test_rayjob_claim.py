@@ -1,0 +1,103 @@
+"""Who waits for a RayJob, and what becomes of it when nobody does."""
+
+import pytest
+
+from components.common.kubernetes_api import connect
+from components.common.rayjob_claim import Claim, cancel_run, find_claim, is_ending, release, take
+
+JOB = {"app.kubernetes.io/part-of": "phasetune", "app.kubernetes.io/component": "ray-job"}
+
+
+@pytest.fixture
+def server(kubernetes_api):
+    kubernetes_api.put("rayjobs", "x", labels=JOB, spec={})
+    return kubernetes_api
+
+
+def workflow(server, run: str, **spec) -> Claim:
+    made = server.put("workflows", f"wf-{run}", labels={"pipeline/runid": run}, spec=spec)
+    return Claim(f"ours-{run}", f"wf-{run}", made["metadata"]["uid"])
+
+
+def names(server) -> list[str]:
+    return [one["name"] for one in server.get("rayjobs", "x")["metadata"].get("ownerReferences") or []]
+
+
+def test_a_pod_finds_its_workflow(server, monkeypatch) -> None:
+    claim = workflow(server, "r1")
+    assert find_claim(connect(), "ours-r1") == Claim("ours-r1")  # a laptop
+    monkeypatch.setenv("KFP_RUN_ID", "r1")
+    assert find_claim(connect(), "ours-r1") == claim
+    monkeypatch.setenv("PHASETUNE_WORKFLOW", "wf-r1")
+    assert find_claim(connect(), "ours-r1") == claim
+    asked = len(server.requests)
+    monkeypatch.setenv("PHASETUNE_WORKFLOW_UID", claim.uid)
+    assert find_claim(connect(), "ours-r1") == claim
+    assert len(server.requests) == asked  # it was told all of it
+
+
+def test_the_last_one_that_leaves_deletes_it(server) -> None:
+    cluster, one, two, laptop = connect(), workflow(server, "r1"), workflow(server, "r2"), Claim("on a laptop")
+    for claim in (one, two, laptop, one):
+        take(cluster, cluster.job("x"), claim)
+    assert names(server) == ["wf-r1", "wf-r2"]
+    assert not release(cluster, "x", one)
+    assert not release(cluster, "x", one)  # it has none any more
+    assert names(server) == ["wf-r2"]
+    assert not release(cluster, "x", two)
+    assert not release(cluster, "x", Claim("a stranger"))
+    assert release(cluster, "x", laptop)
+    assert server.names("rayjobs") == []
+    assert not release(cluster, "x", laptop)
+
+
+def test_somebody_who_comes_as_the_last_one_leaves_keeps_it(server, monkeypatch) -> None:
+    cluster, one, two = connect(), workflow(server, "r1"), workflow(server, "r2")
+    take(cluster, cluster.job("x"), one)
+    delete = cluster.delete
+
+    def late(job: dict) -> bool:
+        take(connect(), connect().job("x"), two)
+        return delete(job)
+
+    monkeypatch.setattr(cluster, "delete", late)
+    assert not release(cluster, "x", one)
+    assert names(server) == ["wf-r2"]
+
+
+def test_what_is_being_deleted_is_not_taken(server) -> None:
+    cluster, found = connect(), connect().job("x")
+    server.change("rayjobs", "x", {"metadata": {"finalizers": ["ray.io/rayjob-finalizer"]}})
+    server.remove("rayjobs", "x")
+    assert take(cluster, found, Claim("late")) is None
+
+
+def test_a_run_is_ending_when_its_workflow_is(server) -> None:
+    cluster, going = connect(), workflow(server, "r1", activeDeadlineSeconds=3600)
+    assert not is_ending(cluster, going)
+    assert not is_ending(cluster, Claim("on a laptop"))
+    assert is_ending(cluster, workflow(server, "r2", activeDeadlineSeconds=0))
+    assert is_ending(cluster, workflow(server, "r3", shutdown="Stop"))
+    assert is_ending(cluster, Claim("r1", "wf-r1", "the uid of an older one"))
+    server.remove("workflows", "wf-r1")
+    assert is_ending(cluster, going)
+
+
+def test_cancel_takes_what_nobody_else_waits_for(server) -> None:
+    cluster, one, two = connect(), workflow(server, "r1"), workflow(server, "r2")
+    for name in ("y", "z"):
+        server.put("rayjobs", name, labels=JOB, spec={})
+    server.put("rayjobs", "not-ours", spec={}, metadata={"ownerReferences": [one.owner]})
+    for name, claims in {"x": [one], "y": [one, two], "z": [two]}.items():
+        for claim in claims:
+            take(cluster, cluster.job(name), claim)
+    assert cancel_run("ours-r1", kfp="r1") == ["x"]
+    assert sorted(server.names("rayjobs")) == ["not-ours", "y", "z"]
+    assert sorted(cancel_run("", kfp="r2")) == ["y", "z"]
+    assert cancel_run("ours-r2", kfp="r2") == []
+
+
+def test_cancel_finds_a_laptops_run(server) -> None:
+    take(connect(), connect().job("x"), Claim("mine"))
+    assert cancel_run("yours") == []
+    assert cancel_run("mine") == ["x"]

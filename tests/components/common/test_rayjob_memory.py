@@ -1,0 +1,121 @@
+"""A day of waiting keeps no more than an hour of it, by a clock that we turn."""
+
+import gc
+import itertools
+import tracemalloc
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from components.common import rayjob_log
+from components.common.kubernetes_api import Cluster
+from components.common.kubernetes_errors import Expired
+from components.common.rayjob_log import LogFollower
+from components.common.rayjob_state import State
+from components.common.rayjob_wait import Waiting
+
+DAY, HOUR = 86_400.0, 3_600.0
+EVENTS, LINES = 100_000, 200_000
+ROOM = 256 * 1024
+"""Bytes by which the memory may differ between the second hour and the last."""
+
+
+class Simulated(Cluster):
+    """A cluster in which a day passes as fast as it is asked.
+
+    Attributes:
+        memory: Bytes in use after each hour.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.memory: list[int] = []
+        self.asked = 0
+        super().__init__(None, "phasetune", float("inf"), lambda: self.now, self.pass_)
+        self._versions = itertools.count(1)
+        self._written = 0
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now >= HOUR * (len(self.memory) + 1):
+            gc.collect()
+            self.memory.append(tracemalloc.get_traced_memory()[0])
+
+    def job(self, name: str) -> dict:
+        queued = self.now < 6 * HOUR
+        machines = "Suspended" if queued else "Running" if self.now < DAY else "Complete"
+        driver = "" if queued else "RUNNING" if self.now < DAY else "SUCCEEDED"
+        version = next(self._versions)
+        about = {"name": name, "uid": "u", "resourceVersion": str(version)}
+        status = {"jobDeploymentStatus": machines, "jobStatus": driver, "message": f"{version} " * 200}
+        return {"metadata": about, "spec": {"suspend": queued}, "status": {**status, "rayClusterName": "c"}}
+
+    def watch(self, name: str, version: str, seconds: int) -> Iterator[dict]:
+        self.asked += 1
+        if self.asked % 50 == 0:
+            raise Expired(version)
+        end = self.now + (seconds if self.asked % 7 else 3)  # now and then it is cut
+        while self.now < end:
+            self.pass_(DAY / EVENTS)
+            yield {"type": "MODIFIED", "object": self.job(name)}
+        yield {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(next(self._versions))}}}
+
+    def pods(self, selector: str) -> list[dict]:
+        return [{"metadata": {"name": "pod", "uid": "h", "creationTimestamp": "t"}, "status": {"phase": "Running"}}]
+
+    def workloads(self, selector: str) -> list[dict]:
+        pending = {"type": "QuotaReserved", "status": "False", "message": f"no quota at {self.now}"}
+        return [{"status": {"conditions": [pending]}}]
+
+    def log(self, pod: str, container: str, since: int | None, follow: bool) -> Iterator[bytes]:
+        self.asked += 1
+        self._written -= 0 if since is None else min(self._written, 40)  # what was printed comes again
+        until = self._written + (5000 if self.asked % 5 else 90)
+        while self._written < min(until, LINES):
+            self._written += 1
+            if self._written * DAY / LINES > self.now:
+                self.pass_(self._written * DAY / LINES - self.now)
+            at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self._written * DAY / LINES)
+            yield f"{at:%Y-%m-%dT%H:%M:%S.%f}Z step {self._written} of {LINES}: {'x' * 80}".encode()
+
+
+@pytest.fixture
+def traced():
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+def constant(memory: list[int]) -> bool:
+    return max(memory[2:]) - memory[1] < ROOM
+
+
+@pytest.mark.timeout(120)
+def test_a_day_of_events(traced, capsys) -> None:
+    cluster = Simulated()
+    ended = Waiting(cluster, cluster.job("x"), "train", ("phases", "k" * 32)).until_end()
+    assert ended.state is State.DONE
+    assert ended.waited == pytest.approx(6 * HOUR, abs=60)
+    assert len(cluster.memory) == 24
+    assert constant(cluster.memory), cluster.memory
+    assert cluster.asked > 2000  # watches
+    told = capsys.readouterr().out.count("in the queue")
+    assert 300 <= told <= 361  # once a minute, for six hours
+
+
+@pytest.mark.timeout(120)
+def test_a_day_of_lines(traced, monkeypatch) -> None:
+    monkeypatch.setattr(rayjob_log, "_PAUSE", 0.0)
+    cluster, printed = Simulated(), itertools.count()
+    follower = LogFollower(cluster, "x", lambda line: next(printed) and None)
+    while cluster.now < DAY - 1:
+        follower.follow_once(follow=True)
+    assert next(printed) == LINES
+    assert len(cluster.memory) >= 23
+    assert constant(cluster.memory), cluster.memory
+    assert len(follower.tail.splitlines()) == 200
+
+
+def test_the_check_bites() -> None:
+    assert not constant([0, 100_000, *(100_000 + hour * 50_000 for hour in range(22))])
