@@ -114,7 +114,9 @@ def _changed(results: Results, found: Comparisons, change: Change) -> str:
 def _incomplete(results: Results, found: Comparisons) -> str:
     gone = [*results.missing, *(f"{step} (its examples.parquet)" for step in found.lost)]
     shown = ", ".join(gone[:6]) + (f" and {len(gone) - 6} more" if len(gone) > 6 else "")
-    return f"The run is incomplete: {shown} {'is' if len(gone) == 1 else 'are'} missing."
+    # Kubeflow has the report written when no step runs any more; of a run on this machine some may still come.
+    state = "FAILED" if results.info.on_cluster else "is incomplete"
+    return f"The run {state}: {shown} {'is' if len(gone) == 1 else 'are'} missing."
 
 
 def _luck(results: Results, found: Comparisons) -> str:
