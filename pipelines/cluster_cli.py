@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,14 +51,20 @@ def _connect(host: str | None, namespace: str | None, token_file: Path | None, c
 
 def _ready(
     spec: Path, overrides: list[str] | None, allow_local: bool, allow_latest: bool, skip: bool
-) -> Spec:
-    """The spec, seen to be fit for a cluster before Kubeflow is asked anything."""
+) -> tuple[Spec, Callable[[Path], None] | None]:
+    """The spec, seen to be fit for a cluster before Kubeflow is asked anything; of a sweep, and how it is compiled."""
     from components.common.spec_file import load_spec
     from pipelines.submission_check import check_submission
+    from pipelines.sweep_cli import for_cluster, is_sweep
 
+    if is_sweep(spec):
+        sweep, checked, compiled = for_cluster(spec, overrides or [])
+        for one in checked:
+            check_submission(one, allow_local, allow_latest, not skip)
+        return sweep, compiled
     parsed = load_spec(spec, overrides or [])
     check_submission(parsed, allow_local, allow_latest, not skip)
-    return parsed
+    return parsed, None
 
 
 def submit(
@@ -73,12 +80,12 @@ def submit(
     allow_latest: AllowLatest = False,
     skip_inputs: SkipInputs = False,
 ) -> None:
-    """Run a spec on a cluster: compile it, upload it, start a run."""
+    """Run a spec or a sweep on a cluster: compile it, upload it, start a run."""
     from pipelines.submitting import start, upload
 
-    parsed = _ready(spec, overrides, allow_local, allow_latest, skip_inputs)
+    parsed, compiled = _ready(spec, overrides, allow_local, allow_latest, skip_inputs)
     kubeflow = _connect(host, namespace, token_file, ca_file)
-    version = upload(kubeflow, parsed, allow_local)
+    version = upload(kubeflow, parsed, allow_local, compiled)
     run = start(kubeflow, parsed, version, experiment or parsed.tracking.experiment)
     console.print(f"version  {version.name}{'' if version.new else ' (uploaded before)'}", highlight=False)
     console.print(f"run      {run}", highlight=False)
@@ -122,7 +129,7 @@ def schedule(
     allow_latest: AllowLatest = False,
     skip_inputs: SkipInputs = False,
 ) -> None:
-    """Run a spec again and again; each run sees the data as they are then."""
+    """Run a spec or a sweep again and again; each run sees the data as they are then."""
     from pipelines import scheduling
     from pipelines.cron import checked
     from pipelines.cron import window as window_of
@@ -149,9 +156,9 @@ def schedule(
         )
     begins, ends = (None, None) if window is None else window_of(window)
     timing = scheduling.Timing(checked(cron), begins, ends, catch_up)
-    parsed = _ready(Path(spec), overrides, allow_local, allow_latest, skip_inputs)
+    parsed, compiled = _ready(Path(spec), overrides, allow_local, allow_latest, skip_inputs)
     kubeflow = _connect(host, namespace, token_file, ca_file)
-    version = upload(kubeflow, parsed, allow_local)
+    version = upload(kubeflow, parsed, allow_local, compiled)
     done = scheduling.apply(kubeflow, name, parsed, version, timing, experiment or parsed.tracking.experiment)
     console.print(f"{name}: {done}, version {version.name}", highlight=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,8 +39,16 @@ class Version:
         return client().V2beta1PipelineVersionReference(pipeline_id=self.pipeline, pipeline_version_id=self.id)
 
 
-def upload(kubeflow: Kubeflow, spec: Spec, allow_local: bool) -> Version:
+def upload(
+    kubeflow: Kubeflow, spec: Spec, allow_local: bool, compiled: Callable[[Path], None] | None = None
+) -> Version:
     """The version of a spec that was seen to be fit for a cluster; uploaded where Kubeflow does not have it.
+
+    Args:
+        kubeflow: Where to.
+        spec: Names the pipeline.
+        allow_local: Let places pass that this machine has.
+        compiled: Writes the compiled pipeline; that of the spec itself where None.
 
     The same spec compiled to the same pipeline has the same name. Data digests are no part of either: they are taken
     when a run starts, so a scheduled run sees new data.
@@ -49,7 +58,10 @@ def upload(kubeflow: Kubeflow, spec: Spec, allow_local: bool) -> Version:
     """
     with tempfile.TemporaryDirectory(prefix="phasetune-") as folder:
         file = Path(folder) / "pipeline.yaml"
-        compile_pipeline(spec, file, allow_local)
+        if compiled is None:
+            compile_pipeline(spec, file, allow_local)
+        else:
+            compiled(file)
         name = f"{spec_digest(spec)[:16]}-{digest_file(file)[:8]}"
         pipeline = _pipeline(kubeflow, spec)
         found = _version(kubeflow, pipeline, name)

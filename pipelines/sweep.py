@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import threading
@@ -26,7 +27,7 @@ from pipelines.planning import check_inputs
 from pipelines.sweep_results import Results, results_of, write_results
 from pipelines.sweep_run import SweepRun, Trial
 from pipelines.sweep_screen import SweepScreen
-from pipelines.sweep_slots import Slots
+from pipelines.sweep_slots import Do, Slots, in_session
 from pipelines.sweep_space import Params, tiers_of, trials_of
 from pipelines.sweep_spec import Sweep
 from pipelines.sweep_tune import OBJECTIVE, TOKENS, Tuning, suggested
@@ -37,10 +38,13 @@ PROPOSED_FILE = "proposed.jsonl"
 
 
 def slots_of(spec: Spec, asked: int | None) -> int:
-    """Phases that this machine trains at the same time: one for each core or GPU that a phase uses."""
-    if asked is not None:
-        return asked
+    """Phases that are trained at the same time: on this machine one for each core or GPU that a phase uses.
+
+    Where phases are sent to a cluster, only the user knows how much room there is: one, unless asked for more.
+    """
     there, compute = this_machine(), spec.compute
+    if asked is not None or compute.ray != "local":
+        return asked or 1
     if compute.gpus_per_worker:
         return max(1, len(there.gpus) // compute.most_workers)
     return max(1, there.cores // max(compute.most_workers, compute.threads or 1))
@@ -93,13 +97,14 @@ class Sweeping:
         return trial
 
 
-def run_sweep(sweep: Sweep, folder: Path, console: Console) -> dict[str, Any]:
+def run_sweep(sweep: Sweep, folder: Path, console: Console, do: Do | None = None) -> dict[str, Any]:
     """Run a sweep to its end, or to the end of its budget.
 
     Args:
         sweep: The sweep.
         folder: Gets sweep.json, sweep.html and the log.
         console: Where the user watches.
+        do: Where work is done; in a session of its own on this machine where None.
 
     Returns:
         What sweep.json holds.
@@ -122,7 +127,8 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console) -> dict[str, Any]:
     console.print(
         f"{sweep.spec.name}: {sweeping.run_id}, {sweeping.count} slots, log {folder / LOG_FILE}", highlight=False
     )
-    with session(folder / "ray-logs"), Slots(sweeping.count, folder / LOG_FILE) as slots, screen.following():
+    here = session(folder / "ray-logs") if do is None else contextlib.nullcontext()
+    with here, Slots(sweeping.count, folder / LOG_FILE, do or in_session) as slots, screen.following():
         run = SweepRun(store, slots, sweep.spec.stop.scheduler != "none", screen.event)
         run.limit(sweep.spec.budget.hours, sweep.spec.budget.phases)
         screen.begin(run, sweeping.trials)

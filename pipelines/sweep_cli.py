@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from components.common.errors import UserError
+
+if TYPE_CHECKING:
+    from components.common.spec import Spec
 
 console = Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
@@ -50,3 +56,20 @@ def plan_sweep(path: Path, overrides: list[str], gpus: int | None) -> None:
     base = loaded.resolved({})
     slots = slots_of(base, loaded.spec.slots) if gpus is None else max(1, gpus // base.compute.most_workers)
     show_sweep_plan(loaded, slots, console)
+
+
+def for_cluster(path: Path, overrides: list[str]) -> tuple[Spec, list[Spec], Callable[[Path], None]]:
+    """A sweep for a cluster: what its pipeline is called, the specs that must be fit for it, and its compiler."""
+    from pipelines.sweep_pipeline import compile_sweep, sent_spec
+    from pipelines.sweep_remote import for_cluster as with_workers
+    from pipelines.sweep_space import trials_of
+    from pipelines.sweep_spec import load_sweep
+
+    loaded = load_sweep(path, overrides)
+    if loaded.resolved({}).compute.ray == "local":
+        raise UserError(
+            "a sweep on a cluster is one job of Ray, and `compute.ray` of its base spec is `local`",
+            "set it to `rayjob`, or to the address of a Ray cluster's Jobs API",
+        )
+    trials = [] if loaded.spec.search.method == "optuna" else [loaded.resolved(one) for one in trials_of(loaded)]
+    return sent_spec(loaded), [with_workers(loaded), *trials[:1]], lambda out: compile_sweep(loaded, out)

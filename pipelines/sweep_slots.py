@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextvars
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,16 +41,27 @@ class Outcome:
         return isinstance(self.error, DataError)
 
 
+Do = Callable[[str, dict[str, Any]], None]
+"""Calls a step's function with its arguments, wherever that is."""
+
+
+def in_session(target: str, arguments: dict[str, Any]) -> None:
+    """In a warm process of the run's session."""
+    launch(target, **arguments)
+
+
 class Slots:
-    """Does work in threads that wait for processes of the session; a context manager.
+    """Does work in threads that wait for it; a context manager.
 
     Args:
         count: Pieces of work at a time.
-        log: What the work prints is appended to this file.
+        log: What the work prints is appended to this file, where it is done on this machine.
+        do: Where work is done.
     """
 
-    def __init__(self, count: int, log: Path) -> None:
+    def __init__(self, count: int, log: Path, do: Do = in_session) -> None:
         self.count = count
+        self._do = do
         self._log = log
         self._file: IO[bytes] | None = None
         self._ended: queue.Queue[Outcome] = queue.Queue()
@@ -102,7 +113,7 @@ class Slots:
         error: BaseException | None = None
         OUTPUT.set(self._file.fileno())
         try:
-            contextvars.copy_context().run(launch, task.target, **arguments)
+            self._do(task.target, arguments)
         except BaseException as failure:  # told to whoever waits; a thread has nobody else to tell
             error = failure
         self._ended.put(Outcome(task, time.monotonic() - began, error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +184,17 @@ class Sweep:
             values["controls"] = []
         named = ", ".join(f"{key}={value}" for key, value in params.items())
         return spec_from(values, f"the trial {named}", self.base_file.parent)
+
+    def to_json(self) -> str:
+        """The sweep as it is sent to a cluster, where its files are not."""
+        values = {"spec": self.spec.model_dump(mode="json", exclude_defaults=True), "values": self.values}
+        return json.dumps(values, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Sweep:
+        """The inverse; what was relative to a file is relative to the working directory."""
+        sent = json.loads(text)
+        return cls(SweepSpec.model_validate(sent["spec"]), Path("sweep.yaml"), Path("base.yaml"), sent["values"])
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:

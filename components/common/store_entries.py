@@ -20,7 +20,7 @@ from components.common.lease import here
 from components.common.names import plain_name, plain_path
 from components.common.objects import Objects
 
-Kind = Literal["prepared", "scores", "splits", "phases", "optimizers", "evaluations"]
+Kind = Literal["prepared", "scores", "splits", "phases", "optimizers", "evaluations", "sweeps"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MANIFEST = "manifest.json"
 STAGING, DAMAGED, VERIFIED = ".staging", ".damaged", ".verified"
