@@ -23,7 +23,13 @@ EVIL = [
     "a: &b [*b]\n---\n!!python/object/apply:os.system [id]",
     "\u2028\u0000'\"\\",
 ]
-VALUES = {"name": "evil", "tracking": {"uri": "http://mlflow:5000"}, "store": "s3://bucket/store"}
+VALUES = {
+    "name": "evil",
+    "splitting": {"tiers": 1},
+    "controls": [],
+    "tracking": {"uri": "http://mlflow:5000"},
+    "store": "s3://bucket/store",
+}
 
 
 def spec_with(text: str) -> Spec:
@@ -72,7 +78,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Spec, str]:
 def test_nothing_of_a_spec_is_a_placeholder_in_a_compiled_pipeline(compiled):
     spec, text = compiled
     found = contexts(text)
-    assert len(found) > 10
+    assert len(found) >= 8  # prepare twice, score, split, two phases with their evaluations, ...
     for context in found:
         run = json.loads(context)["run"]
         assert run == f"evil-{RUN}"
