@@ -7,6 +7,7 @@ import os
 import re
 import time
 from base64 import b64encode
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,10 +82,9 @@ def write_report(records: RunRecords, out: Path, started: float | None = None) -
 def draw(results: Results, found: Comparisons) -> dict[str, Picture]:
     """Every plot for which there are results, by name."""
     from components.reporting import learning_plot, plots, step_plots
-    from components.reporting.plot_style import NARROW, WIDE, drawing, to_png
 
     def figures(width: float) -> dict[str, Figure | None]:
-        made = {
+        made: dict[str, Figure | None] = {
             "learning": learning_plot.learning_figure(results, width),
             "controls": plots.controls_figure(results, found, width),
             "timing": step_plots.timing_figure(results.records, width),
@@ -94,6 +94,13 @@ def draw(results: Results, found: Comparisons) -> dict[str, Picture]:
             made["difficulty"] = step_plots.difficulty_figure(split, results.spec.scoring.method, width)
         return made
 
+    return pictures_of(figures)
+
+
+def pictures_of(figures: Callable[[float], Mapping[str, Figure | None]]) -> dict[str, Picture]:
+    """The figures that there are in both widths, by name; `figures` makes them for a width in inches."""
+    from components.reporting.plot_style import NARROW, WIDE, drawing, to_png
+
     with drawing():
         wide, narrow = ({n: to_png(f) for n, f in figures(w).items() if f} for w in (WIDE, NARROW))
     return {name: Picture(wide[name], narrow[name]) for name in wide}
@@ -102,10 +109,16 @@ def draw(results: Results, found: Comparisons) -> dict[str, Picture]:
 def render(
     results: Results, found: Comparisons, sentences: list[str], pictures: dict[str, Picture], step: StepRecord
 ) -> str:
-    """The page. Everything that comes from data is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+    """The page."""
     from components.reporting.page import build_page
+
+    page = build_page(results, found, sentences, step)
+    return fill(_TEMPLATE, page=page, pictures=pictures)
+
+
+def fill(template: str, **values: Any) -> str:
+    """A page from one of the templates beside this module. Everything that comes from data is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -117,8 +130,7 @@ def render(
     environment.filters["minus"] = lambda text: re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
     environment.filters["unbroken"] = _unbroken
     environment.filters["whole"] = lambda number: f"{number:,}"
-    page = build_page(results, found, sentences, step)
-    return environment.get_template(_TEMPLATE).render(page=page, pictures=pictures)
+    return environment.get_template(template).render(**values)
 
 
 def _unbroken(text: str) -> str:
