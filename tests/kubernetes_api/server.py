@@ -53,6 +53,7 @@ class ApiServer:
         faults: How the next requests fail, taken from the front: a status, or `cut` (closed without an answer), or
             `lost` (done, then closed without an answer).
         on_create: Called with every new RayJob, in a thread of its own: what KubeRay does about it.
+        on_delete: Called with every RayJob that is gone, likewise.
         check: Returns what is wrong with a new RayJob.
         watch_seconds: After which the server ends a watch at the latest.
     """
@@ -61,6 +62,7 @@ class ApiServer:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.faults: list[int | str] = []
         self.on_create: Callable[[Object], None] = lambda job: None
+        self.on_delete: Callable[[Object], None] = lambda job: None
         self.check: Callable[[Object], list[str]] = lambda job: []
         self.watch_seconds = 30.0
         self._objects: dict[tuple[str, str], Object] = {}
@@ -273,6 +275,8 @@ class ApiServer:
             return copy.deepcopy(found)
         del self._objects[plural, name]
         self._happened("DELETED", plural, found)
+        if plural == "rayjobs":
+            threading.Thread(target=self.on_delete, args=(copy.deepcopy(found),), daemon=True).start()
         self._collect_garbage()
         return {"kind": "Status", "status": "Success"}
 

@@ -1,0 +1,238 @@
+"""A phase trained by the driver of a RayJob: the step, its store and its driver are real, and the cluster is played.
+
+The API server is the tests' own, and what KubeRay does about a RayJob is to start its driver as a process of this
+machine, with the environment that the RayJob gives its pods.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(400)]
+LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
+"""A phase of some 60 steps, to have time for faults."""
+SECRETS = {("s3", "id"): "x", ("s3", "key"): "x"}
+
+
+def _module(path: Path) -> Any:
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+rays = _module(Path(__file__).with_name("ray_head.py"))
+
+
+class KubeRay:
+    """Runs the drivers of a server's RayJobs.
+
+    Attributes:
+        drivers: Those that were started, in order.
+    """
+
+    def __init__(self, server: Any, folder: Path) -> None:
+        self.drivers: list[subprocess.Popen[str]] = []
+        self._server, self._folder = server, folder
+        self._at_work: dict[str, subprocess.Popen[str]] = {}
+        server.on_create, server.on_delete = self._start, self._stop
+
+    def _environment(self, job: dict[str, Any]) -> dict[str, str]:
+        """What the driver finds in its pod: the container's variables, and those of Ray's runtime environment."""
+        [container] = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+        found = {}
+        for one in container["env"]:
+            reference = one.get("valueFrom", {}).get("secretKeyRef")
+            found[one["name"]] = one["value"] if reference is None else SECRETS[reference["name"], reference["key"]]
+        here = {"HOME": str(self._folder), "TMPDIR": str(self._folder), "PHASETUNE_CACHE": str(self._folder / "pod")}
+        kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS") if name in os.environ}
+        quiet = {name: value for name, value in os.environ.items() if name.startswith(("HF_", "PHASETUNE_TEST"))}
+        return {**quiet, **found, **here, **kept, **yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]}
+
+    def _start(self, job: dict[str, Any]) -> None:
+        name = job["metadata"]["name"]
+        command = shlex.split(job["spec"]["entrypoint"])
+        assert command[0] == "python"
+        driver = subprocess.Popen(
+            [sys.executable, *command[1:]],
+            cwd=Path(__file__).parents[2],
+            env={**self._environment(job), "PHASETUNE_HEARTBEAT": "4"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.drivers.append(driver)
+        self._at_work[name] = driver
+        pod = f"{name}-submitter"
+        labels = job["spec"]["submitterPodTemplate"]["metadata"]["labels"]
+        head = {"ray.io/cluster": name, "ray.io/node-type": "head"}
+        self._server.put("pods", f"{name}-head", labels=head, status={"phase": "Running"})
+        self._server.put("pods", pod, labels=labels, status={"phase": "Running"})
+        self._server.status(name, "Running", "RUNNING", rayClusterName=name)
+        for line in driver.stdout:
+            self._server.print(pod, line.rstrip("\n"))
+        code = driver.wait()
+        self._server.end_log(pod)
+        if name in self._server.names("rayjobs"):
+            ended = ("Complete", "SUCCEEDED") if code == 0 else ("Failed", "FAILED")
+            self._server.status(name, *ended, message=f"the driver ended with code {code}")
+
+    def _stop(self, job: dict[str, Any]) -> None:
+        """KubeRay stops the driver before it takes its machines away."""
+        driver = self._at_work.get(job["metadata"]["name"])
+        if driver is not None and driver.poll() is None:
+            driver.send_signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        for driver in self.drivers:
+            driver.kill()
+            driver.wait()
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory):
+    with rays.s3_server(tmp_path_factory.mktemp("s3")) as variables:
+        yield variables
+
+
+@pytest.fixture
+def cluster(kubernetes_api, tmp_path):
+    (tmp_path / "pods").mkdir()
+    kuberay = KubeRay(kubernetes_api, tmp_path / "pods")
+    yield kuberay
+    kuberay.close()
+
+
+def work_in(folder: Path, s3: dict[str, str], sft: dict[str, Any]) -> Any:
+    """A run of which the data is split, in a store of its own."""
+    spec = {**rays.SPEC, "store": f"s3://bucket/{uuid.uuid4().hex}"}
+    spec["curriculum"] = {**spec["curriculum"], "sft": sft}
+    plain = {name: s3[name] for name in ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")}
+    about = {"image": "registry/phasetune:1", "environment": plain}
+    spec["secrets"] = {
+        "aws_access_key_id": {"secret": "s3", "key": "id"},
+        "aws_secret_access_key": {"secret": "s3", "key": "key"},
+    }
+    spec["compute"] = {**spec["compute"], "ray": "rayjob", "kubernetes": about}
+    folder.mkdir(exist_ok=True)
+    work = rays.Work(folder, {**s3, "PHASETUNE_CACHE": str(folder / "cache"), "PHASETUNE_HEARTBEAT": "4"}, spec)
+    work.prepare()
+    return work
+
+
+@pytest.fixture(scope="module")
+def calm(s3, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of the long phase, trained on this machine and left alone."""
+    work = work_in(tmp_path_factory.mktemp("calm"), s3, LONG).with_compute(ray="local")
+    rays.ended(work.train(), 0)
+    return bytes(work.weights())
+
+
+@pytest.fixture
+def work(s3, tmp_path):
+    return work_in(tmp_path / "work", s3, LONG)
+
+
+def posted(server: Any) -> int:
+    """RayJobs that were asked for."""
+    return len(server.asked("POST", "/rayjobs"))
+
+
+def test_a_step_that_is_killed_finds_its_rayjob_again(kubernetes_api, cluster, work, calm) -> None:
+    kubernetes_api.put("workflows", "wf", labels={"pipeline/runid": "r1"}, spec={})
+    waiting = work.train(KFP_RUN_ID="r1")
+    rays.until(lambda: work.newest() >= 5, "a checkpoint")
+    waiting.kill()
+    waiting.communicate()
+    out = rays.ended(work.train(KFP_RUN_ID="r1"), 0)
+    assert posted(kubernetes_api) == len(cluster.drivers) == 1
+    assert work.manifest()["info"]["resumed_at"] == 0  # the driver was never disturbed
+    assert work.weights() == calm
+    [name] = kubernetes_api.names("rayjobs")
+    assert f"[{name}] train.main.1.s5: making phases/" in out  # the log from its beginning
+    [owner] = kubernetes_api.get("rayjobs", name)["metadata"]["ownerReferences"]
+    assert owner["name"] == "wf"
+    again = rays.ended(work.train("run-2"), 0)  # found in the store: nothing is asked for
+    assert json.loads(again.splitlines()[-1]) == json.loads(out.splitlines()[-1])
+    assert posted(kubernetes_api) == 1
+    kubernetes_api.remove("workflows", "wf")
+    assert kubernetes_api.names("rayjobs") == []
+
+
+def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(kubernetes_api, cluster, work, calm) -> None:
+    waiting = work.train()
+    step = rays.until(lambda: work.newest() >= 10 and work.newest(), "the checkpoint of step 10")
+    cluster.drivers[0].kill()
+    rays.ended(waiting, 0)
+    assert posted(kubernetes_api) == 2
+    assert work.manifest()["info"]["resumed_at"] >= step
+    assert work.weights() == calm
+    assert kubernetes_api.names("rayjobs") == []
+
+
+def test_an_api_that_is_away_changes_nothing(kubernetes_api, cluster, work, calm) -> None:
+    waiting = work.train()
+    rays.until(lambda: work.newest() >= 5, "a checkpoint")
+    kubernetes_api.go_away()
+    tried = len(kubernetes_api.requests)
+    assert cluster.drivers[0].wait(rays.LONGEST) == 0  # it ends meanwhile
+    rays.until(lambda: len(kubernetes_api.requests) > tried, "a request")
+    assert waiting.poll() is None
+    kubernetes_api.come_back()
+    rays.ended(waiting, 0)
+    assert posted(kubernetes_api) == 1
+    assert work.weights() == calm
+
+
+def test_a_run_that_is_stopped_leaves_nothing(kubernetes_api, cluster, work) -> None:
+    waiting = work.train()
+    rays.until(lambda: work.newest() >= 5, "a checkpoint")
+    waiting.send_signal(signal.SIGINT)
+    waiting.communicate(timeout=rays.LONGEST)
+    assert kubernetes_api.names("rayjobs") == []
+    assert cluster.drivers[0].wait(rays.LONGEST) == 143
+    leases = [json.loads(work.read(name)) for name in work.names("leases/phases")]
+    assert [lease["holder"] for lease in leases] == [None]
+
+
+def test_what_the_driver_says_arrives(kubernetes_api, cluster, s3, tmp_path) -> None:
+    work = work_in(tmp_path / "work", s3, {**LONG, "max_length": 8})  # no example fits
+    waiting = work.train()
+    out, _ = waiting.communicate(timeout=rays.LONGEST)
+    assert waiting.returncode == 1
+    assert posted(kubernetes_api) == 1
+    assert "Error: " in out.splitlines()[-2] or "remedy" in out.splitlines()[-1]
+    assert threading.active_count() < 50  # of the played cluster
+
+
+def test_cancel_ends_a_pipelines_rayjobs(kubernetes_api, cluster, work, monkeypatch) -> None:
+    from components.common.rayjob_claim import cancel_run
+
+    kubernetes_api.put("workflows", "wf", labels={"pipeline/runid": "r1"}, spec={})
+    waiting = work.train(KFP_RUN_ID="r1")
+    rays.until(lambda: work.newest() >= 5, "a checkpoint")
+    kubernetes_api.change("workflows", "wf", {"spec": {"activeDeadlineSeconds": 0}})  # KFP's way to end a run
+    [name] = kubernetes_api.names("rayjobs")
+    assert cancel_run("run-1", kfp="r1") == [name]
+    assert cluster.drivers[0].wait(rays.LONGEST) == 143
+    waiting.communicate(timeout=rays.LONGEST)
+    assert waiting.returncode == 1
+    assert kubernetes_api.names("rayjobs") == []
+    assert posted(kubernetes_api) == 1  # the step saw that its run ends, and made no other
+    leases = [json.loads(work.read(name)) for name in work.names("leases/phases")]
+    assert [lease["holder"] for lease in leases] == [None]
