@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,7 @@ def run_task(ir: dict[str, Any], task: dict[str, Any], made: dict[str, str], fol
 
 def main(spec: str, names: list[str]) -> None:
     """Compile the spec, run the named tasks, print what each returned."""
-    place = Path("/tmp/as-kfp")  # noqa: S108 - inside the image /tmp is the pod's own
-    place.mkdir()
+    place = Path(tempfile.mkdtemp())
     compiled = place / "pipeline.yaml"
     subprocess.run(["phasetune", "compile", spec, "--out", str(compiled), "--allow-local"], check=True)
     ir = next(iter(yaml.safe_load_all(compiled.read_text(encoding="utf-8"))))
