@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import warnings
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from components.common.adapters import STACK, merge, read_stack, with_adapter
 from components.common.digests import digest, digest_file
 from components.common.errors import UserError
+from components.common.model_bucket import Marks, fetched, in_bucket, listed
 from components.common.names import plain_name
 from components.common.spec import ModelSpec
 
@@ -31,17 +33,19 @@ _READ = ("*.json", _WEIGHTS, "*.jinja", "*.txt", "*.model")
 
 
 def model_folder(path: str) -> Path:
-    """The local folder of a model: `lab`, a folder, or a hub id from the local cache or the hub.
+    """The local folder of a model: `lab`, a folder, a copy of what lies in S3, or a hub id from the cache or the hub.
 
     Raises:
-        UserError: If the folder is not there, holds no safetensors, or the hub cannot be reached.
+        UserError: If the folder is not there, holds no safetensors, or S3 or the hub cannot be reached.
     """
     if path == "lab":
         from components.lab import MODEL_FOLDER
 
         return Path(MODEL_FOLDER)
     folder = Path(path)
-    if not folder.is_dir():
+    if in_bucket(path):
+        folder = fetched(path, _listed(path))
+    elif not folder.is_dir():
         folder = _from_hub(path)
     if not (folder / "config.json").is_file():
         raise UserError(f"the model folder {folder} has no config.json", "give a folder saved by `save_pretrained`")
@@ -73,6 +77,26 @@ def _refuse_foreign_parts(folder: Path) -> None:
             f"the model's index {index} is damaged: {error!r}",
             "copy the model again, or save it with `save_pretrained`",
         ) from None
+
+
+def _listed(path: str) -> Marks:
+    """The files of a model in S3.
+
+    Raises:
+        UserError: If they are no whole model.
+    """
+    marks = listed(path, _READ)
+    if STACK in marks:
+        raise UserError(
+            f"the model {path} holds adapters, which are not read from S3",
+            "copy the folder to a disk, or merge the adapters into their model and give that",
+        )
+    if not any(fnmatch.fnmatchcase(name, _WEIGHTS) for name in marks):
+        raise UserError(
+            f"the model {path} has no weights in safetensors",
+            "save the model with `save_pretrained(..., safe_serialization=True)` and upload that",
+        )
+    return marks
 
 
 def base_folder(path: str) -> Path:
@@ -174,6 +198,8 @@ def _is_whole(folder: Path) -> bool:
 def model_digest(path: str, memory: Path | None = None) -> str:
     """Digest of a model's files: its configuration, weights, tokenizer and chat template.
 
+    Of a model in S3 it is that of their sizes and ETags, so it differs from that of a copy in a folder.
+
     Args:
         path: As `model_folder` takes it.
         memory: A folder that remembers the digests of files by path, size and time of change: every step of a run
@@ -182,6 +208,9 @@ def model_digest(path: str, memory: Path | None = None) -> str:
     Raises:
         UserError: As `base_folder`.
     """
+    if in_bucket(path):
+        # By what the server says of the files: a pod that only works out a key must not fetch a model for it.
+        return digest(_listed(path))
     folder = base_folder(path)
     files = sorted({item for pattern in _READ for item in folder.glob(pattern)})
     return digest({item.name: _remembered_digest(item.resolve(), memory) for item in files})

@@ -35,7 +35,7 @@ class ModelSpec(Strict):
     """The base model."""
 
     path: str = "lab"
-    """`lab`, a folder, or a Hugging Face id."""
+    """`lab`, a folder, `s3://bucket/prefix`, or a Hugging Face id."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16` computes in it over float32 weights while training; weights are saved and evaluated in this type."""
     attention: Literal["sdpa", "eager"] = "sdpa"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,10 +83,14 @@ def score_with_model(job: dict[str, Any], limit: int) -> tuple[dict[str, float],
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.enable_operator_progress_bars = False
-    files = [str(path) for path in job["files"].values()]
+    files = [Path(path).absolute() for path in job["files"].values()]
     total = sum(pq.read_metadata(path).num_rows for path in files)
     actors = max(1, min(job["workers"], math.ceil(total / _SHARE)))
-    scored = ray.data.read_parquet(files, columns=["id", "messages"], override_num_blocks=2 * actors).map_batches(
+    # Read on this machine, whose files they are: the actors may be on others. A cluster's head has no core to give.
+    rows = ray.data.read_parquet(
+        [f"local://{path}" for path in files], columns=["id", "messages"], override_num_blocks=2 * actors, num_cpus=0
+    )
+    scored = rows.map_batches(
         Scorer,
         fn_constructor_args=(job, limit, max(1, job["threads"] // actors)),
         batch_size=min(_WINDOW, max(_SMALLEST, math.ceil(total / (4 * actors)))),

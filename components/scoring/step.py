@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from components.common.errand import INSIDE
 from components.common.examples import given_difficulty
 from components.common.keys import MODEL_METHODS, scores_key
 from components.common.models import model_digest
@@ -33,10 +34,16 @@ def measure_job(spec: Spec, files: dict[str, Path], scorer: str) -> dict[str, An
         "model_spec": spec.model.model_dump(mode="json"),
         "max_length": spec.curriculum.sft.max_length,
         "gpus": spec.compute.gpus_per_worker,
-        "workers": max(spec.compute.most_workers, 1 if spec.compute.gpus_per_worker else os.cpu_count() or 1),
+        "workers": max(spec.compute.most_workers, _cores(spec)),
         "threads": spec.compute.threads or os.cpu_count() or 1,
         "for_training": True,
     }
+
+
+def _cores(spec: Spec) -> int:
+    """The workers that this machine alone has room for on its processor; of a cluster its spec tells."""
+    alone = not spec.compute.gpus_per_worker and INSIDE not in os.environ
+    return os.cpu_count() or 1 if alone else 1
 
 
 def rank_correlations(scores: Path) -> dict[str, float | None]:
