@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from components.common.store import Store
 from components.common.tracking import redact
 from pipelines.compute_check import this_machine
 from pipelines.planning import check_inputs
+from pipelines.sweep_chains import Task
+from pipelines.sweep_measured import Measured
 from pipelines.sweep_results import Results, results_of, write_results
 from pipelines.sweep_run import SweepRun, Trial
 from pipelines.sweep_screen import SweepScreen
@@ -34,7 +37,8 @@ from pipelines.sweep_tune import OBJECTIVE, TOKENS, Tuning, suggested
 
 LOG_FILE = "sweep.log"
 PROPOSED_FILE = "proposed.jsonl"
-"""What Optuna proposed, in order: an interrupted sweep is proposed the same again."""
+"""The space, then what Optuna proposed in it, in order: an interrupted sweep is proposed the same again."""
+_PAUSE = 0.1
 
 
 def slots_of(spec: Spec, asked: int | None) -> int:
@@ -129,7 +133,14 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, do: Do | None = None
     )
     here = session(folder / "ray-logs") if do is None else contextlib.nullcontext()
     with here, Slots(sweeping.count, folder / LOG_FILE, do or in_session) as slots, screen.following():
-        run = SweepRun(store, slots, sweep.spec.stop.scheduler != "none", screen.event)
+        measured = Measured(sweep.spec.objective.name)
+
+        def on_event(what: str, task: Task, trial: Trial, seconds: float) -> None:
+            screen.event(what, task, trial, seconds)
+            if what == "done" and task.kind == "evaluations":
+                measured.check(store, task.work.key)
+
+        run = SweepRun(store, slots, sweep.spec.stop.scheduler != "none", on_event)
         run.limit(sweep.spec.budget.hours, sweep.spec.budget.phases)
         screen.begin(run, sweeping.trials)
         results: Results | None = None
@@ -181,6 +192,8 @@ def _follow(
     while True:
         busy = run.step()
         if starting.is_alive():
+            if not busy:
+                time.sleep(_PAUSE)
             continue
         for asked in tuning.asked():
             proposed = suggested(asked.config)
@@ -193,25 +206,25 @@ def _follow(
             watchers[asked.watcher] = (trial, asked.seen)
             run.ask(trial, asked.seen + 1 if gradual else None)
         for watcher, (trial, seen) in watchers.items():
-            tuning.tell(watcher, *_told(sweeping, run, trial, seen, gradual, over=not busy))
+            tuning.tell(watcher, *_told(sweeping, run, trial, seen, gradual))
         for watcher in tuning.left():
             trial, _ = watchers.pop(watcher)
             if trial.same is None and run.state(trial) == "running":
                 run.stop(trial)
-        if not busy and not tuning.running:
+        if not busy and (run.spent or not tuning.running):
             return
+        if not busy:
+            time.sleep(_PAUSE)  # Tune decides
 
 
 def _told(
-    sweeping: Sweeping, run: SweepRun, trial: Trial, seen: int, gradual: bool, over: bool
-) -> tuple[list[dict[str, float]], str | None]:
-    """What a watcher can be told: its trial's reports, no further than it may go, and how it ended if it has."""
-    trial = trial.same or trial
+    sweeping: Sweeping, run: SweepRun, trial: Trial, seen: int, gradual: bool
+) -> tuple[list[dict[str, float]], bool]:
+    """What a watcher can be told: its trial's reports, no further than it may go, and whether these are all."""
+    trial, name = trial.same or trial, sweeping.sweep.spec.objective.name
     state = run.state(trial)
-    if state == "failed":
-        return [], run.reason(trial) or "it failed"
-    if trial.chain is None:
-        return [], "the budget is spent" if over and run.spent else None
+    if state == "failed" or trial.chain is None:
+        return [], state == "failed"
     reports: list[dict[str, float]] = []
     tokens, whole = 0, len([key for key in trial.chain.evaluations if key])
     for phase, key in enumerate(trial.chain.evaluations):
@@ -219,12 +232,13 @@ def _told(
         if not key:
             continue
         metrics = run.metrics(trial, phase) if not gradual or len(reports) <= seen else {}
-        if sweeping.sweep.spec.objective.name not in metrics:
+        if name not in metrics:
+            if metrics:
+                return reports, True  # it measured other things only
             break
-        reports.append({OBJECTIVE: metrics[sweeping.sweep.spec.objective.name], TOKENS: float(tokens)})
-    if len(reports) == whole:
-        return reports, ""
-    return reports, "the budget is spent" if over and run.spent else None
+        reports.append({OBJECTIVE: metrics[name], TOKENS: float(tokens)})
+    # A trial that turned out to be another one ends with that, at whatever phase.
+    return reports, len(reports) == whole or (len(reports) <= seen and state in ("done", "stopped"))
 
 
 def _propose(sweeping: Sweeping, params: Params) -> Trial:
@@ -233,11 +247,12 @@ def _propose(sweeping: Sweeping, params: Params) -> Trial:
 
     trial = sweeping.new_trial(params)
     check_inputs(trial.spec)
-    lines = [json.dumps(one.params, sort_keys=True) for one in sweeping.trials]
+    lines = [_space(sweeping), *(json.dumps(one.params, sort_keys=True) for one in sweeping.trials)]
     path = sweeping.folder / PROPOSED_FILE
     partial = path.with_suffix(".partial")
     partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if len(lines) >= len(_lines(path)):
+    before = _lines(path)
+    if before[:1] != lines[:1] or len(lines) >= len(before):
         partial.replace(path)
     return trial
 
@@ -245,7 +260,16 @@ def _propose(sweeping: Sweeping, params: Params) -> Trial:
 def _proposed(sweeping: Sweeping) -> list[Params]:
     import json
 
-    return [json.loads(line) for line in _lines(sweeping.folder / PROPOSED_FILE)][: sweeping.sweep.spec.search.trials]
+    lines = _lines(sweeping.folder / PROPOSED_FILE)
+    if lines[:1] != [_space(sweeping)]:  # another space has other proposals
+        return []
+    return [json.loads(line) for line in lines[1 : 1 + sweeping.sweep.spec.search.trials]]
+
+
+def _space(sweeping: Sweeping) -> str:
+    import json
+
+    return json.dumps(sweeping.sweep.spec.model_dump(mode="json")["space"], sort_keys=True)
 
 
 def _lines(path: Path) -> list[str]:

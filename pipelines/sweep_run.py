@@ -36,6 +36,8 @@ class Trial:
         chain: What it asks for; None until its split is there.
         beginning: The number in the planner of what comes before its phases.
         place: The number in the planner of as much of its chain as was asked for last.
+        whole: Whether that is all of it.
+        stopped: Whether it was ended early; it has no result then, also where another trial's phases would give one.
         merged: Further trials that turned out to be this one.
         same: The trial that this one turned out to be.
     """
@@ -48,6 +50,8 @@ class Trial:
     chain: Chain | None = None
     beginning: int | None = None
     place: int | None = None
+    whole: bool = False
+    stopped: bool = False
     merged: list[Trial] = field(default_factory=list)
     same: Trial | None = None
 
@@ -87,8 +91,11 @@ class SweepRun:
     @property
     def spent(self) -> bool:
         """Whether the budget is spent."""
-        late = self._stop_at is not None and time.monotonic() > self._stop_at
-        return late or (self._most_phases is not None and len(self.trained) >= self._most_phases)
+        return self._late or (self._most_phases is not None and len(self.trained) >= self._most_phases)
+
+    @property
+    def _late(self) -> bool:
+        return self._stop_at is not None and time.monotonic() > self._stop_at
 
     def ask(self, trial: Trial, phases: int | None = None) -> None:
         """Ask for a trial, or for its first so many phases; more of it can be asked for later.
@@ -99,7 +106,7 @@ class SweepRun:
         if trial.same is not None or (trial.chain is None and trial.beginning is not None):
             return
         if trial.chain is not None:
-            trial.place = self._add(trial, trial.chain.upto(phases))
+            self._extend(trial, trial.chain, phases)
             return
         tasks = self.chains.beginning(trial.spec, trial.seed)
         trial.beginning = self._add(trial, tasks)
@@ -112,7 +119,7 @@ class SweepRun:
         Raises:
             UserError: What every further trial would fail for as well.
         """
-        while self._slots.free and not self.spent and (work := self.planner.grant()) is not None:
+        while self._slots.free and not self._late and (work := self.planner.grant(not self.spent)) is not None:
             task, trial = self._tasks[work.key]
             self._on_event("begun", task, trial, 0.0)
             self._slots.start(task, self._arguments(task, trial))
@@ -137,8 +144,12 @@ class SweepRun:
                     trial.same = same
                     same.merged.append(trial)
                 else:
-                    trial.place = self._add(trial, trial.chain.upto(phases))
+                    self._extend(trial, trial.chain, phases)
         self._pending = left
+
+    def _extend(self, trial: Trial, chain: Chain, phases: int | None) -> None:
+        tasks = chain.upto(phases)
+        trial.place, trial.whole = self._add(trial, tasks), len(tasks) == len(chain.tasks)
 
     def _add(self, trial: Trial, tasks: Sequence[Task]) -> int:
         for task in tasks:
@@ -147,17 +158,20 @@ class SweepRun:
 
     def stop(self, trial: Trial) -> None:
         """A trial is not wanted any more."""
+        trial.stopped = True
         if trial.place is not None:
             self.planner.stop(trial.place)
 
     def state(self, trial: Trial) -> str:
-        """`running`, `done`, `failed` or `stopped`, as far as it has been asked for."""
+        """`running`, `done`, `failed` or `stopped`; one that may still ask for more is running."""
         trial = trial.same or trial
+        if trial.stopped:
+            return "stopped"
         place = trial.beginning if trial.place is None else trial.place
         if place is None:
             return "running"
         state = self.planner.trial_state(place)
-        return "running" if trial.place is None and state == "done" else state
+        return "running" if state == "done" and not trial.whole else state
 
     def reason(self, trial: Trial) -> str:
         """Why a trial failed."""
@@ -166,9 +180,14 @@ class SweepRun:
         return "" if place is None else self.planner.reason(place)
 
     def metrics(self, trial: Trial, phase: int = -1) -> dict[str, float]:
-        """The metrics of a trial's phase, the last where none is named; empty where it has not been evaluated."""
+        """The metrics of a trial's phase, the last where none is named; empty where it has not been evaluated.
+
+        Those of its last phase are the trial's only if it was asked for whole: another one may share them.
+        """
         trial = trial.same or trial
         if trial.chain is None or not trial.chain.evaluations[phase]:
+            return {}
+        if phase == -1 and (trial.stopped or not trial.whole):
             return {}
         entry = self.store.find("evaluations", trial.chain.evaluations[phase])
         return {} if entry is None else dict(entry.info["metrics"])

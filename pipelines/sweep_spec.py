@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,6 +265,14 @@ def _check_base(spec: SweepSpec, base: Spec, path: Path) -> None:
             f"there are: {', '.join(names)}",
             "name one of them, or add its suite to `evaluation.suites`",
         )
+    if found := re.fullmatch(r"tier_(\d+)", spec.objective.on):
+        counts = spec.space.get(TIERS, [base.splitting.tiers])
+        fewest = min(counts if isinstance(counts, list) else counts.integers)  # type: ignore[union-attr]  # of a count
+        if int(found[1]) > fewest:
+            raise SpecError(
+                f"the sweep {path}: objective.on is {spec.objective.on}, and there are trials of {fewest} tiers",
+                f"take one up to tier_{fewest}, or `held_out`",
+            )
     cuts = spec.space.get("splitting.cut", [base.splitting.cut])
     if TIERS in spec.space and "thresholds" in cuts and "splitting.thresholds" not in spec.space:
         raise SpecError(

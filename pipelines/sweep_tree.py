@@ -132,14 +132,25 @@ class Planner:
         if node.state == "ready":
             heapq.heappush(self._ready, (-node.remaining, -node.waiting, next(self._count), node))
 
-    def grant(self) -> Work | None:
-        """The most urgent piece that can be done now; from here on it counts as running. None where there is none."""
-        while self._ready:
-            remaining, waiting, _, node = heapq.heappop(self._ready)
-            if node.state == "ready" and node.waiting and (-remaining, -waiting) == (node.remaining, node.waiting):
-                node.state = "running"
-                return node.work
-        return None
+    def grant(self, phases: bool = True) -> Work | None:
+        """The most urgent piece that can be done now; from here on it counts as running. None where there is none.
+
+        Args:
+            phases: Whether it may be a phase; else it is what measures those that are done.
+        """
+        passed_over, found = [], None
+        while self._ready and found is None:
+            entry = heapq.heappop(self._ready)
+            remaining, waiting, _, node = entry
+            if node.state != "ready" or not node.waiting or (-remaining, -waiting) != (node.remaining, node.waiting):
+                continue
+            if node.work.counted and not phases:
+                passed_over.append(entry)
+                continue
+            node.state, found = "running", node.work
+        for entry in passed_over:
+            heapq.heappush(self._ready, entry)
+        return found
 
     def finished(self, key: str) -> None:
         """A piece is done; what waited for it alone becomes ready."""

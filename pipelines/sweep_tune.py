@@ -15,8 +15,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from components.common.errors import UserError
 from pipelines.sweep_rungs import per_tiers
 from pipelines.sweep_spec import Sweep
 from pipelines.sweep_suggest import suggester
@@ -36,7 +38,7 @@ class Board:
     def __init__(self) -> None:
         self._asked: list[tuple[str, dict[str, Any], int]] = []
         self._reports: dict[str, list[dict[str, float]]] = {}
-        self._ended: dict[str, str] = {}
+        self._ended: set[str] = set()
 
     def ask(self, watcher: str, config: dict[str, Any], seen: int) -> None:
         """A watcher has begun, or wants more than the reports it has seen."""
@@ -47,15 +49,15 @@ class Board:
         asked, self._asked = self._asked, []
         return asked
 
-    def tell(self, watcher: str, reports: list[dict[str, float]], ended: str | None) -> None:
-        """All that a watcher can be told by now; `ended` is empty where all went well, else why not."""
+    def tell(self, watcher: str, reports: list[dict[str, float]], ended: bool) -> None:
+        """All that a watcher can be told by now, and whether there will be no more."""
         self._reports[watcher] = reports
-        if ended is not None:
-            self._ended[watcher] = ended
+        if ended:
+            self._ended.add(watcher)
 
-    def read(self, watcher: str, seen: int) -> tuple[list[dict[str, float]], str | None]:
-        """The reports after those seen, and how it ended if it has."""
-        return self._reports.get(watcher, [])[seen:], self._ended.get(watcher)
+    def read(self, watcher: str, seen: int) -> tuple[list[dict[str, float]], bool]:
+        """The reports after those seen, and whether there will be no more."""
+        return self._reports.get(watcher, [])[seen:], watcher in self._ended
 
 
 def watch(config: dict[str, Any]) -> None:
@@ -72,10 +74,8 @@ def watch(config: dict[str, Any]) -> None:
             seen += 1
             tune.report(report)  # returns when Tune has decided that the trial goes on
             ray.get(board.ask.remote(watcher, config, seen))
-        if ended:
-            raise RuntimeError(ended)
-        if ended is not None and not reports:
-            return
+        if ended and not reports:
+            return  # a trial that failed has reported nothing, or less than it should
         time.sleep(_POLL)
 
 
@@ -115,7 +115,13 @@ class Tuning:
     _failure: list[BaseException] = field(default_factory=list)
 
     def start(self) -> None:
-        """Connect to Ray and begin."""
+        """Connect to Ray and begin; a failure is told by `asked`."""
+        try:
+            self._start()
+        except BaseException as failure:  # this may be a thread's whole work, which has nobody else to tell
+            self._failure.append(failure)
+
+    def _start(self) -> None:
         from components.common.launcher import connect_ray, set_ray_environment
 
         set_ray_environment()
@@ -144,15 +150,18 @@ class Tuning:
         """What watchers have asked since this was last called.
 
         Raises:
+            UserError: If Ray did not start.
             RuntimeError: If Tune itself failed.
         """
         import ray
 
+        if self._failure and isinstance(self._failure[0], UserError):
+            raise self._failure[0]
         if self._failure:
             raise RuntimeError(f"Ray Tune ended: {self._failure[0]}") from self._failure[0]
         return [Asked(*one) for one in ray.get(self._board.take.remote())]
 
-    def tell(self, watcher: str, reports: list[dict[str, float]], ended: str | None) -> None:
+    def tell(self, watcher: str, reports: list[dict[str, float]], ended: bool) -> None:
         """Tell a watcher all that it can be told by now."""
         self._board.tell.remote(watcher, reports, ended)
 
@@ -168,8 +177,13 @@ class Tuning:
         ray.shutdown()
 
     def _fit(self, board: str) -> None:
+        from components.common.launcher import SESSION
+
         try:
-            with tempfile.TemporaryDirectory(prefix="phasetune-tune-", ignore_cleanup_errors=True) as folder:
+            place = os.environ.get(SESSION)  # whose folder goes when the session ends, however that comes about
+            with tempfile.TemporaryDirectory(
+                prefix="phasetune-tune-", dir=place and Path(place).parent, ignore_cleanup_errors=True
+            ) as folder:
                 self._tuner(board, folder).fit()
         except BaseException as failure:  # told by `asked`; a thread has nobody else to tell
             self._failure.append(failure)

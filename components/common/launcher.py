@@ -21,7 +21,7 @@ from typing import Any
 from components.common import errors
 from components.common.errand import INSIDE
 from components.common.ray_instance import FOLDER, cluster_environment, environment
-from components.common.session import call
+from components.common.session import FOLDER_PREFIX, call
 
 WAIT_POLICY = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
 """Threads that spin while they wait take the cores from every other process: beside other torch processes, a small
@@ -183,7 +183,7 @@ def session(logs: Path) -> Iterator[None]:
     Raises:
         UserError: If it does not start.
     """
-    with tempfile.TemporaryDirectory(prefix="phasetune-", dir=_short_place(), ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=_short_place(), ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "socket"
         ray_folder = Path(folder) / "ray"
         added = {SESSION: str(path), FOLDER: str(ray_folder), "OMP_WAIT_POLICY": WAIT_POLICY, **environment()}

@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -39,6 +40,8 @@ PRELOAD = (
     "ray.train.torch",
     "ray.tune",
 )
+FOLDER_PREFIX = "phasetune-"
+"""What the name of a session's own folder begins with."""
 _OURS = ("components", "pipelines")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -274,4 +277,7 @@ if __name__ == "__main__":
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     adopt_orphans()
-    Session(Path(sys.argv[1])).serve()
+    place = Path(sys.argv[1])
+    Session(place).serve()
+    if place.parent.name.startswith(FOLDER_PREFIX):  # also of a driver that was killed, which cannot do it itself
+        shutil.rmtree(place.parent, ignore_errors=True)
