@@ -10,6 +10,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from components.common.errand import Done, Errand, failure_in
@@ -26,6 +27,8 @@ from components.common.spec import Spec
 from components.common.store import Store
 
 Object = dict[str, Any]
+_RETRIED = 900.0
+"""Seconds within which Kubeflow retries a step; see `pipelines/pods.py`."""
 _HURRY = 10.0
 """Seconds that leaving may take: a pod that is asked to end has 30."""
 
@@ -92,13 +95,31 @@ class _Sending:
                     under_way.append(job)
                 elif state is State.DONE and self._result_is_there():
                     return job
-                elif state is not State.GONE and number not in self._failed and self._claim.stands_in(job):
-                    # An earlier pod of this step waited for it.
-                    self._learn(number, ending_of(job["metadata"]["name"], state, job))
+                elif state is not State.GONE and number not in self._failed and self._just_failed(job):
+                    self._learn_again(number, ending_of(job["metadata"]["name"], state, job))
             found = self._taken(under_way[0]) if under_way else self._made()
             if found is not None:
                 self._cluster.patience = float("inf")  # it has answered: what comes now passes
                 return found
+
+    def _just_failed(self, job: Object) -> bool:
+        """Whether an earlier pod of this very step waited for an attempt that failed, and Kubeflow retries the step.
+
+        Long afterwards it is the user who does, and has mended something: the attempt does not count.
+        """
+        ended = (job.get("status") or {}).get("endTime")
+        recent = not ended or (datetime.now(UTC) - datetime.fromisoformat(ended)).total_seconds() < _RETRIED
+        return recent and self._claim.stands_in(job)
+
+    def _learn_again(self, attempt: int, ending: Ending) -> None:
+        """As `_learn`, of what an earlier pod of this step has learned."""
+        try:
+            self._learn(attempt, ending)
+        except UserError as error:
+            delete = f"kubectl -n {self._cluster.namespace} delete rayjob {ending.name}"
+            raise type(error)(
+                f"{error.message} (said by the RayJob {ending.name})", f"{error.remedy}; to try again at once: {delete}"
+            ) from error
 
     def _jobs(self) -> list[Object]:
         """The RayJobs of the result, the first attempt first."""

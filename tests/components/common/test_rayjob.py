@@ -151,6 +151,20 @@ def test_what_the_user_can_mend_ends_it_at_once(kuberay, spec) -> None:
     assert len(kuberay.server.asked("POST")) == 1
 
 
+def test_a_retry_of_kubeflows_is_told_the_same_and_one_of_the_users_tries_again(kuberay, spec, monkeypatch) -> None:
+    pipeline(monkeypatch, kuberay.server, "r1")
+    told = failure_line(UserError("the disk is full", "free some space"))
+    kuberay.server.on_create = lambda job: kuberay.fail(job["metadata"]["name"], told)
+    for words in ("the disk is full", rf"the disk is full \(said by the RayJob {FIRST}\)"):
+        with pytest.raises(UserError, match=words):
+            kuberay.send(spec).result(30)
+    assert len(kuberay.server.asked("POST")) == 1
+    kuberay.server.change("rayjobs", FIRST, {"status": {"endTime": "2026-01-01T00:00:00Z"}})
+    kuberay.server.on_create = lambda job: kuberay.succeed(job["metadata"]["name"])
+    assert kuberay.send(spec).result(30).ours
+    assert kuberay.server.names("rayjobs") == [FIRST, SECOND]
+
+
 def test_the_status_tells_it_where_the_log_is_gone(kuberay, spec) -> None:
     told = failure_line(UserError("the disk is full", "free some space"))
     kuberay.server.on_create = lambda job: kuberay.fail(job["metadata"]["name"], f"last logs:\n{told}\n")
