@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from components.common.errand import ERRAND, INSIDE, Errand, failure_line
@@ -38,7 +39,7 @@ def main() -> int:
         print(f"{errand.step}: making {errand.kind}/{errand.key} for the run {errand.run}", flush=True)
         began = time.time()
         if _needs_gpu(errand):
-            _in_task(errand)
+            in_task(perform, errand)
         else:
             perform(errand)
         print(f"{errand.step}: done in {time.time() - began:.1f} s", flush=True)
@@ -72,20 +73,26 @@ def _leave(number: int, frame: object) -> None:
 
 def _needs_gpu(errand: Errand) -> bool:
     """Whether the work is done by one process that needs a GPU; several, and Ray Data's actors, get theirs from Ray."""
+    if errand.kind not in ("phases", "optimizers", "evaluations"):
+        return False
     spec = joined(RunInfo.from_json(errand.arguments["context"])).parsed()
     if errand.kind == "evaluations":
         return spec.compute.of("evaluation").gpus_per_worker > 0
-    return errand.kind in ("phases", "optimizers") and spec.compute.workers == 1 and spec.compute.gpus_per_worker > 0
+    return spec.compute.workers == 1 and spec.compute.gpus_per_worker > 0
 
 
-def _in_task(errand: Errand) -> None:
-    """Run the errand in a task on a node with a GPU, and hand a wish to stop on to it."""
+def in_task(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function in a task on a node with a GPU, and hand a wish to stop on to it.
+
+    Raises:
+        UserError: As the function raised it.
+    """
     connect_ray()
     import ray
 
     # Never again by Ray itself: the next attempt begins with a look at what was there already.
-    task = ray.remote(num_cpus=1, num_gpus=1, max_retries=0)(perform)
-    under_way = task.remote(errand)
+    task = ray.remote(num_cpus=1, num_gpus=1, max_retries=0)(function)
+    under_way = task.remote(*arguments)
     try:
         ray.get(under_way)
     except (SystemExit, KeyboardInterrupt):
