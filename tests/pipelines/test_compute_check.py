@@ -10,7 +10,7 @@ from components.common.errors import UserError
 from components.common.models import model_folder
 from components.common.spec import Spec
 from pipelines import compute_check
-from pipelines.compute_check import Machine, check_compute, check_targets
+from pipelines.compute_check import Machine, check_compute, check_seen, check_targets, machine_of
 
 CPU = Machine(cores=2, memory=8 << 30)
 GPUS = Machine(cores=16, memory=128 << 30, gpus=(80 << 30,) * 4)
@@ -147,3 +147,43 @@ def test_gpus_are_counted_as_this_process_may_use_them(monkeypatch, tmp_path):
     monkeypatch.setattr(compute_check, "_GPUS", tmp_path / "none")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert compute_check.this_machine().gpus == ()
+
+
+RAYJOB = {"ray": "rayjob", "kubernetes": {"worker": {"memory": "100Gi"}, "head": {"memory": "1.5Gi"}}}
+GIB = 1 << 30
+
+
+def test_work_that_goes_elsewhere_is_not_measured_by_this_machine(monkeypatch, installed):
+    monkeypatch.setattr(compute_check, "this_machine", lambda: pytest.fail("this machine was looked at"))
+    large = {**ON_GPU, "workers": 64, "strategy": "deepspeed_zero3", "liger": True}
+    for compute in ({**RAYJOB, **large}, {"ray": "http://head:8265", **large}):
+        check_compute(spec(compute))  # the packages are those of the image
+    assert machine_of(spec({**RAYJOB, **ON_GPU, "workers": 2})) == Machine(2, 200 * GIB, (0, 0), "a RayJob")
+    assert machine_of(spec(RAYJOB)).memory == 3 * GIB // 2  # the head does the work
+    assert machine_of(spec({"ray": "http://head:8265"})).memory is None
+
+
+def test_what_no_machine_can_do_is_refused_elsewhere_too():
+    asked = spec({**RAYJOB, "strategy": "fsdp", "workers": 2})
+    assert "compute asks for none" in refused(asked, None)[0]
+
+
+def test_a_submitted_pipeline_works_in_its_pods_where_nothing_else_is_said():
+    small = {"kubernetes": {"pipeline": {"cpu": "500m", "memory": "2Gi"}}}
+    assert machine_of(spec(small), submitted=True) == Machine(1, 2 * GIB, (), "a pod of the pipeline")
+    asked = spec({**small, "workers": 8})
+    with pytest.raises(UserError, match=r"compute\.workers is 8, and a pod of the pipeline has 1 cores"):
+        check_compute(asked, machine_of(asked, submitted=True))
+
+
+@pytest.mark.parametrize(
+    "compute", [RAYJOB, {"scoring": {"ray": "rayjob"}}, {"evaluation": {"ray": "rayjob"}}], ids=str
+)
+def test_rayjobs_need_a_store_and_a_server_that_they_can_see(compute):
+    with pytest.raises(UserError, match="RayJobs cannot see the store runs/store"):
+        check_seen(spec(compute))
+    with pytest.raises(UserError, match="RayJobs cannot see the tracking store sqlite"):
+        check_seen(spec(compute, store="s3://bucket/store"))
+    check_seen(spec(compute, store="s3://bucket/store", tracking={"uri": "http://mlflow:5000"}))
+    check_seen(spec(compute, store="s3://bucket/store", tracking={"enabled": False}))
+    check_seen(spec())

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.common.errors import SpecError
+from components.common.errors import SpecError, UserError
 from components.common.records import RunInfo
 from components.common.spec import Spec
-from pipelines.phased import compile_pipeline
+from pipelines.phased import cluster_info, compile_pipeline
+from pipelines.pods import check_image, image_of
 from pipelines.running import count_steps
-from pipelines.submission_check import local_places
+from pipelines.submission_check import local_places, model_there
 
 STAGES = ["preparing", "scoring", "splitting", "training", "evaluation", "reporting"]
 VALUES = {
@@ -220,3 +221,48 @@ def test_every_component_compiles_alone(stage, tmp_path):
         compiler.Compiler().compile(component, str(tmp_path / "component.yaml"))
         said = json.dumps(yaml.safe_load((tmp_path / "component.yaml").read_text()))
         assert f"from components.{stage}.step import run" in said
+
+
+def test_addresses_of_this_machine_are_refused_by_their_place():
+    compute = {"ray": "http://127.0.0.1:8265", "evaluation": {"ray": "http://localhost:8265"}}
+    changes = {"compute": compute, "tracking": {"uri": "http://[::1]:5000"}, "scoring": {"model": "/models/small"}}
+    assert [key for key, _ in local_places(Spec.model_validate({**VALUES, **changes}))] == [
+        "compute.ray", "tracking.uri", "scoring.model", "compute.evaluation.ray",
+    ]  # fmt: skip
+    assert local_places(Spec.model_validate({**VALUES, "compute": {"ray": "http://head:8265"}})) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "fine"),
+    [
+        ("phasetune:1", True),
+        ("registry:5000/team/phasetune:v1", True),
+        ("phasetune@sha256:" + "0" * 64, True),
+        ("phasetune:latest@sha256:" + "0" * 64, True),
+        ("phasetune", False),
+        ("registry:5000/phasetune", False),
+        ("registry/phasetune:latest", False),
+    ],
+)
+def test_an_image_says_which_build_it_is(image, fine):
+    if fine:
+        check_image(image)
+        return
+    with pytest.raises(UserError, match="may be another one tomorrow"):
+        check_image(image)
+
+
+def test_the_image_is_the_spec_s_or_that_of_whoever_compiles(monkeypatch):
+    monkeypatch.setenv("PHASETUNE_IMAGE", "mine:1")
+    spec = Spec.model_validate(VALUES)
+    assert cluster_info(spec).spec["compute"]["kubernetes"]["image"] == "mine:1"  # the RayJobs are of the same
+    said = Spec.model_validate({**VALUES, "compute": {"kubernetes": {"image": "theirs:2"}}})
+    assert image_of(said) == "theirs:2"
+    monkeypatch.delenv("PHASETUNE_IMAGE")
+    assert image_of(spec) == "phasetune:latest"
+
+
+def test_a_model_elsewhere_is_asked_for_its_configuration_only(lab_model):
+    assert model_there("lab") == model_there(str(lab_model)) == lab_model
+    with pytest.raises(UserError, match="not to be had from the Hugging Face hub"):
+        model_there("org/no-such-model")
