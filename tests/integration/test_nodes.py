@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
-LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
+LONG = {"epochs": 8, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
 TWO = {"workers": 2, "threads": 2, "checkpoint_every": 5}
 
 

@@ -1,0 +1,284 @@
+"""Jobs of a Ray cluster, against a small server that speaks the Jobs API and fails as it is told.
+
+What a real Ray does is tested in tests/integration/test_jobs_api.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import WSMsgType, web
+
+from components.common import jobs_api, waiting
+from components.common.errand import ERRAND, Errand, failure_line
+from components.common.errors import DataError, LeaseLost, UserError
+from components.common.jobs_api import cancel_on_cluster, run_on_cluster
+from components.common.launcher import StepFailed
+from components.common.objects import open_objects
+from components.common.spec import Spec
+from components.common.store import Store
+
+KEY = "ab" * 16
+TOKEN = "open sesame"
+
+
+class Jobs:
+    """The server.
+
+    Attributes:
+        plans: What becomes of the jobs that are submitted, in order: how each ends, and its log.
+        jobs: The jobs by name, as the API tells them.
+        faults: Answers to the next requests instead of the right ones: a status, or `cut` (of a log, in its middle).
+        asked: Every request: method and path.
+    """
+
+    def __init__(self, made: Callable[[], None]) -> None:
+        self.plans: list[tuple[str, str]] = []
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.logs: dict[str, str] = {}
+        self.faults: list[int | str] = []
+        self.asked: list[str] = []
+        self._made = made
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self.address = ""
+        threading.Thread(target=self._serve, daemon=True).start()
+        assert self._ready.wait(20)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        app = web.Application(middlewares=[self._gate])
+        app.add_routes([
+            web.post("/api/jobs/", self._submit),
+            web.get("/api/jobs/{name}", self._look),
+            web.post("/api/jobs/{name}/stop", self._stop),
+            web.get("/api/jobs/{name}/logs/tail", self._tail),
+        ])  # fmt: skip
+        runner = web.AppRunner(app)
+        self._loop.run_until_complete(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        self._loop.run_until_complete(site.start())
+        self.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self._ready.set()
+        self._loop.run_forever()
+
+    @web.middleware
+    async def _gate(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.asked.append(f"{request.method} {request.path}")
+        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return web.Response(status=403, text="Forbidden: Invalid authentication token")
+        if self.faults and (self.faults[0] != "cut") and not request.path.endswith("/tail"):
+            return web.Response(status=int(self.faults.pop(0)), text="upstream is away")
+        return await handler(request)
+
+    def known(self, name: str, status: str, **metadata: str) -> dict[str, Any]:
+        """A job is there."""
+        details = {"type": "SUBMISSION", "submission_id": name, "entrypoint": "x", "metadata": metadata}
+        self.jobs[name] = {**details, "status": status, "message": ""}
+        self.logs.setdefault(name, "")
+        return self.jobs[name]
+
+    async def _submit(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        name = asked["submission_id"]
+        if name in self.jobs:
+            return web.Response(status=400, text=f"Job with submission_id {name} already exists.")
+        status, self.logs[name] = self.plans.pop(0)
+        self.known(name, "RUNNING", **asked["metadata"])["asked"] = asked
+        self.jobs[name]["then"] = status
+        return web.json_response({"job_id": name, "submission_id": name})
+
+    async def _look(self, request: web.Request) -> web.Response:
+        job = self.jobs.get(request.match_info["name"])
+        if job is None:
+            return web.Response(status=404, text="Job does not exist")
+        return web.json_response({name: value for name, value in job.items() if name not in ("asked", "then")})
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        self.jobs[request.match_info["name"]]["status"] = "STOPPED"
+        return web.json_response({"stopped": True})
+
+    async def _tail(self, request: web.Request) -> web.WebSocketResponse:
+        name = request.match_info["name"]
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        log = self.logs[name]
+        if self.faults[:1] == ["cut"]:
+            self.faults.pop(0)
+            await socket.send_str(log[: len(log) // 2])
+            assert request.transport is not None
+            request.transport.abort()
+            return socket
+        for start in range(0, len(log), 7):
+            await socket.send_str(log[start : start + 7])
+        job = self.jobs[name]
+        then = job.pop("then", None)
+        if then == "LOST":
+            del self.jobs[name]
+        elif then == "FOREVER":
+            while job["status"] == "RUNNING" and (await socket.receive()).type is not WSMsgType.CLOSE:
+                pass
+        elif then is not None:
+            if then == "SUCCEEDED":
+                self._made()
+            job.update(status=then, message=f"exit code 1, last lines:\n{log[-200:]}" if then == "FAILED" else "")
+        await socket.close()
+        return socket
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def cluster(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
+    def made() -> None:
+        with store.make("phases", KEY, {}) as folder:
+            (folder / "x").touch()
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setattr(jobs_api, "_PAUSE", 0.01)
+    monkeypatch.setattr(jobs_api, "_BETWEEN", 0.01)
+    jobs = Jobs(made)
+    yield jobs
+    jobs.close()
+
+
+@pytest.fixture
+def spec(cluster: Jobs, store: Store) -> Spec:
+    compute = {"ray": cluster.address, "kubernetes": {"environment": {"AWS_REGION": "here"}}}
+    data = {"train": [{"path": "lab://instructions?count=9"}]}
+    return Spec.model_validate({"name": "x", "data": data, "compute": compute, "store": str(store.root)})
+
+
+def errand(run: str = "run-1") -> Errand:
+    return Errand("train.main.1.s17", run, "phases", KEY, "components.training.step:run", {"context": "{}"})
+
+
+def name(attempt: int) -> str:
+    return f"phases-{KEY[:24]}-{attempt}"
+
+
+def test_a_job_gets_the_errand_and_the_environment_and_nothing_else(cluster, spec, store):
+    cluster.plans = [("SUCCEEDED", "all is well\n")]
+    done = run_on_cluster(errand(), spec)
+    assert done.ours
+    asked = cluster.jobs[name(1)]["asked"]
+    variables = asked["runtime_env"].pop("env_vars")
+    assert asked["runtime_env"] == {}
+    assert set(variables) == {ERRAND, "AWS_REGION", "RAY_JOB_STOP_WAIT_TIME_S"}
+    assert Errand.decoded(variables[ERRAND]) == errand()
+    assert list(open_objects(store.root).list(waiting.FOLDER)) == []
+
+
+def test_a_log_is_printed_once_through_every_break(cluster, spec, capsys):
+    lines = [f"line {number} of the log" for number in range(40)]
+    cluster.plans = [("SUCCEEDED", "\n".join(lines) + "\nprogress: score: 3 of 4 rows\nno end")]
+    cluster.faults = ["cut", "cut"]
+    run_on_cluster(errand(), spec)
+    printed = capsys.readouterr().out.splitlines()[1:]
+    assert printed == [f"[{name(1)}] {line}" for line in [*lines, "progress: score: 3 of 4 rows", "no end"]]
+
+
+def test_a_cluster_that_is_away_for_a_while_is_waited_for(cluster, spec, monkeypatch):
+    monkeypatch.setattr("components.common.ray_jobs._FIRST_PAUSE", 0.01)
+    cluster.plans = [("SUCCEEDED", "")]
+    cluster.faults = [502, 503, 504, 502]
+    assert run_on_cluster(errand(), spec).ours
+    assert cluster.faults == []
+
+
+def test_failed_and_lost_jobs_are_followed_by_others(cluster, spec):
+    cluster.plans = [("FAILED", "Killed\n"), ("LOST", ""), ("SUCCEEDED", "")]
+    run_on_cluster(errand(), spec)
+    assert {job: about["status"] for job, about in cluster.jobs.items()} == {name(1): "FAILED", name(3): "SUCCEEDED"}
+
+
+def test_the_attempts_come_to_an_end(cluster, spec):
+    cluster.plans = [("FAILED", f"out of memory, {number}\n") for number in range(9)]
+    with pytest.raises(StepFailed, match=f"{name(3)} ended as FAILED: out of memory, 2"):
+        run_on_cluster(errand(), spec)
+    assert len(cluster.jobs) == 3
+
+
+def test_what_the_user_can_mend_is_raised_at_once(cluster, spec):
+    told = failure_line(DataError("row 7 is no row", "mend it"))
+    cluster.plans = [("FAILED", f"Traceback\n{told}\nand a line of Ray's\n")]
+    with pytest.raises(DataError) as raised:
+        run_on_cluster(errand(), spec)
+    assert (raised.value.message, raised.value.remedy) == ("row 7 is no row", "mend it")
+    assert len(cluster.jobs) == 1
+
+
+def test_a_lost_lease_is_another_attempts_business(cluster, spec):
+    cluster.plans = [("FAILED", failure_line(LeaseLost("another took over", "again")) + "\n"), ("SUCCEEDED", "")]
+    run_on_cluster(errand(), spec)
+    assert len(cluster.jobs) == 2
+
+
+def test_jobs_that_ended_before_or_make_something_else_are_passed_over(cluster, spec):
+    cluster.known(name(1), "STOPPED")
+    cluster.known(name(2), "RUNNING", **{"phasetune-digest": "of another store", "phasetune-run": "run-1"})
+    cluster.plans = [("SUCCEEDED", "")]
+    assert run_on_cluster(errand(), spec).ours
+    assert cluster.jobs[name(3)]["status"] == "SUCCEEDED"
+
+
+def test_a_job_under_way_is_shared(cluster, spec):
+    about = {"phasetune-digest": jobs_api.digest_of(errand(), spec), "phasetune-run": "run-0"}
+    cluster.known(name(1), "RUNNING", **about)["then"] = "SUCCEEDED"
+    assert not run_on_cluster(errand(), spec).ours
+    assert not any(asked.startswith("POST") for asked in cluster.asked)
+
+
+def test_a_result_that_came_meanwhile_starts_nothing(cluster, spec, store):
+    with store.make("phases", KEY, {}) as folder:
+        (folder / "x").touch()
+    assert not run_on_cluster(errand(), spec).ours
+    assert cluster.jobs == {}
+
+
+def test_a_wrong_token_and_a_cluster_that_never_answers_are_said_plainly(cluster, spec, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "abracadabra")
+    with pytest.raises(UserError, match="does not let us in"):
+        run_on_cluster(errand(), spec)
+    monkeypatch.setenv("PHASETUNE_RAY_PATIENCE", "0.2")
+    compute = spec.compute.model_copy(update={"ray": "http://127.0.0.1:1"})
+    with pytest.raises(UserError, match="has not answered"):
+        run_on_cluster(errand(), spec.model_copy(update={"compute": compute}))
+
+
+def test_ray_address_does_not_lead_elsewhere(cluster, spec, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    cluster.plans = [("SUCCEEDED", "")]
+    assert run_on_cluster(errand(), spec).ours
+
+
+def test_cancelling_stops_what_nobody_else_waits_for(cluster, spec, store):
+    objects = open_objects(store.root)
+    for number in (1, 2):
+        cluster.known(name(number), "RUNNING")
+        waiting.note(objects, name(number), "run-1")
+    waiting.note(objects, name(2), "run-2")
+    assert cancel_on_cluster(spec, "run-1") == [name(1)]
+    assert [cluster.jobs[name(number)]["status"] for number in (1, 2)] == ["STOPPED", "RUNNING"]
+    assert cancel_on_cluster(spec, "run-1") == []
+    assert cancel_on_cluster(spec, "run-2") == [name(2)]
+
+
+def test_who_gave_no_sign_of_life_does_not_wait(store, monkeypatch):
+    objects = open_objects(store.root)
+    waiting.note(objects, "job", "killed")
+    monkeypatch.setattr(waiting, "_GONE", 0.0)
+    waiting.note(objects, "job", "run-1")
+    assert waiting.leave(objects, "job", "run-1")
+    assert list(objects.list(waiting.FOLDER)) == []
