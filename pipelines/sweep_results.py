@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.common.curriculum import MAIN, expand
+from pipelines.sweep_page import PAGE_FILE, write_page
+from pipelines.sweep_page_tree import tree_of
 from pipelines.sweep_run import SweepRun, Trial
 from pipelines.sweep_spec import Sweep
 from pipelines.sweep_verdict import CONFIDENCE, Judged, judge
@@ -68,8 +72,10 @@ def as_json(results: Results) -> dict[str, Any]:
         "seconds": time.monotonic() - STARTED,
         "slot_seconds": run.slot_seconds,
         "verdict": results.judged.text,
+        "sentences": results.judged.sentences,
         "contest": _contest(results.judged),
         "table": rows,
+        "tree": tree_of(run, [*distinct, *results.repeats]),
     }
 
 
@@ -95,7 +101,8 @@ def _contest(judged: Judged) -> dict[str, Any] | None:
 def _row(results: Results, trial: Trial) -> dict[str, Any]:
     run, name = results.run, results.sweep.spec.objective.name
     again = {repeat.seed: repeat for repeat in results.repeats if repeat.number == trial.number}
-    values = {seed: run.metrics(one).get(name) for seed, one in {trial.seed: trial, **again}.items()}
+    runs = {trial.seed: trial, **again}
+    values = {seed: run.metrics(one).get(name) for seed, one in runs.items()}
     return {
         "trial": trial.number,
         "params": trial.params,
@@ -106,13 +113,36 @@ def _row(results: Results, trial: Trial) -> dict[str, Any]:
         "by_seed": {str(seed): value for seed, value in values.items() if value is not None},
         "tokens": sum(trial.chain.tokens) if trial.chain is not None else None,
         "keys": list(trial.chain.phases) if trial.chain is not None else [],
+        "tiers": trial.spec.splitting.tiers,
+        "order": _order(trial),
+        "evaluations": {str(seed): uri for seed, one in runs.items() if (uri := _evaluation(run, one))},
     }
 
 
+def _order(trial: Trial) -> list[int] | None:
+    """The order of the tiers, each of which has one phase; None of a curriculum of another kind."""
+    main = next(one for one in expand(trial.spec, trial.seed) if one.name == MAIN)
+    tiers = [plan.tiers[0] for plan in main.phases if len(plan.tiers) == 1]
+    count = trial.spec.splitting.tiers
+    return tiers[:count] if sorted(tiers[:count]) == list(range(1, count + 1)) else None
+
+
+def _evaluation(run: SweepRun, trial: Trial) -> str:
+    """Where the per-example results of a trial's end are; empty where it has not been evaluated."""
+    key = trial.chain.evaluations[-1] if trial.chain is not None else ""
+    entry = run.store.find("evaluations", key) if key else None
+    return "" if entry is None else entry.uri
+
+
 def write_results(results: Results, folder: Path) -> dict[str, Any]:
-    """Write sweep.json whole, and return what it holds."""
+    """Write sweep.json whole, then its page; returns what sweep.json holds."""
     written = as_json(results)
     partial = folder / f".{RESULTS_FILE}.{os.getpid()}"
     partial.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     partial.replace(folder / RESULTS_FILE)
+    try:
+        write_page(written, folder)
+    except Exception as error:  # the page is made of what is in sweep.json, and must not hide it
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"warning: {PAGE_FILE} could not be written: {reason}", file=sys.stderr)
     return written

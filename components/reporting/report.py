@@ -129,6 +129,7 @@ def fill(template: str, **values: Any) -> str:
     )
     environment.filters["minus"] = lambda text: re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
     environment.filters["unbroken"] = _unbroken
+    environment.filters["coded"] = _coded
     environment.filters["whole"] = lambda number: f"{number:,}"
     return environment.get_template(template).render(**values)
 
@@ -136,6 +137,13 @@ def fill(template: str, **values: Any) -> str:
 def _unbroken(text: str) -> str:
     """The text with intervals and p-values kept on one line."""
     return re.sub(r"\[[^\[\]]*\]|\bp [=<>] ", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+
+
+def _coded(text: str) -> Any:
+    """The text as HTML, with what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # escaped just now
 
 
 def write_whole(path: Path, content: bytes) -> None:
