@@ -71,6 +71,10 @@ class Planner:
 
     Args:
         stored: The keys of results that are there already.
+
+    Attributes:
+        in_order: The trials are brought to their end one after another instead: for a budget that may be spent before
+            the work is done, as chains that are all begun and none ended tell nothing. Set it before `add`.
     """
 
     def __init__(self, stored: Container[str] = ()) -> None:
@@ -81,6 +85,7 @@ class Planner:
         self._count = itertools.count()
         self._ended: list[int] = []
         self.requested = 0
+        self.in_order = False
 
     def add(self, chain: Sequence[Work]) -> int:
         """Ask for a trial's pieces, parents before children; returns the trial's number, from 0.
@@ -130,7 +135,10 @@ class Planner:
     def _offer(self, node: Node) -> None:
         """Put a ready piece where `grant` looks; entries that its later ones outdate are skipped there."""
         if node.state == "ready":
-            heapq.heappush(self._ready, (-node.remaining, -node.waiting, next(self._count), node))
+            heapq.heappush(self._ready, (*self._rank(node), next(self._count), node))
+
+    def _rank(self, node: Node) -> tuple[float, int]:
+        return (node.trials[0], 0) if self.in_order else (-node.remaining, -node.waiting)
 
     def grant(self, phases: bool = True) -> Work | None:
         """The most urgent piece that can be done now; from here on it counts as running. None where there is none.
@@ -141,8 +149,8 @@ class Planner:
         passed_over, found = [], None
         while self._ready and found is None:
             entry = heapq.heappop(self._ready)
-            remaining, waiting, _, node = entry
-            if node.state != "ready" or not node.waiting or (-remaining, -waiting) != (node.remaining, node.waiting):
+            node = entry[3]
+            if node.state != "ready" or not node.waiting or entry[:2] != self._rank(node):
                 continue
             if node.work.counted and not phases:
                 passed_over.append(entry)

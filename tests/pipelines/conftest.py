@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,3 +108,32 @@ def cluster_spec() -> Callable[..., Spec]:
 def cluster_values() -> dict[str, Any]:
     """The values of such a spec."""
     return dict(VALUES)
+
+
+@pytest.fixture(scope="session")
+def sweep_world() -> ModuleType:
+    """The module sweep_world.py."""
+    found = importlib.util.spec_from_file_location("sweep_world", Path(__file__).with_name("sweep_world.py"))
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # its dataclasses look themselves up there
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def scored_world(sweep_world: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A world whose data are prepared and scored: scoring imports what takes seconds."""
+    made = sweep_world.World(tmp_path_factory.mktemp("scored"))
+    run, _ = made.run(sweep_world.Hands(made.store))
+    for trial in made.trials(made.sweep({"splitting.tiers": [1]}), [{"splitting.tiers": 1}]):
+        run.ask(trial)
+    sweep_world.finish(run)
+    return made
+
+
+@pytest.fixture
+def world(scored_world: Any, sweep_world: ModuleType, tmp_path: Path) -> Any:
+    """A world of a test's own; its store holds the data, the scores and nothing else."""
+    for kind in ("prepared", "scores"):
+        shutil.copytree(scored_world.store.root / kind, tmp_path / "store" / kind)
+    return sweep_world.World(tmp_path)

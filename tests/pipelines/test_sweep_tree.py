@@ -60,6 +60,27 @@ def test_the_longest_path_goes_first_and_then_what_more_trials_wait_for():
     assert [planner.grant().key for _ in range(4)] == ["long", "p", "x", "short"]
 
 
+def test_under_a_budget_trials_are_brought_to_their_end_one_after_another():
+    planner = Planner()
+    planner.in_order = True
+    planner.add(chain("a", "b"))
+    planner.add(chain("long", "er", "still"))
+    planner.add(chain("a", "c"))
+    assert drain(planner) == ["a", "a/b", "long", "long/er", "long/er/still", "a/c"]
+
+
+def test_without_phases_only_what_measures_them_is_granted():
+    planner = Planner()
+    planner.add([*chain("a"), Work("measure a", "a", 1.0, counted=False)])
+    planner.add(chain("b"))
+    assert planner.grant(phases=False) is None
+    assert planner.grant().key == "a"
+    planner.finished("a")
+    assert planner.grant(phases=False).key == "measure a"
+    assert planner.grant(phases=False) is None
+    assert planner.grant().key == "b"
+
+
 def test_what_is_stored_is_not_granted():
     planner = Planner({"a", "a/b"})
     assert planner.trial_state(planner.add(chain("a", "b"))) == "done"
