@@ -293,7 +293,10 @@ class Cluster:
                     return None
                 away = self.clock() - began
                 if not self._goes_on(error, away):
-                    raise refused(what, self.namespace, error, away) from error
+                    words = refused(what, self.namespace, error, away)
+                    if words is None:
+                        raise
+                    raise words from error
                 if away > _QUIET and not told:
                     told = True
                     say(warning=f"the Kubernetes API does not answer ({said(error)}); trying again")

@@ -43,8 +43,8 @@ def said(error: Exception) -> str:
     return (str(told).strip().splitlines() or [type(error).__name__])[0][:500]
 
 
-def refused(what: str, namespace: str, error: Exception, away: float) -> Exception:
-    """A failure in words for the user; the error itself where it is none of theirs.
+def refused(what: str, namespace: str, error: Exception, away: float) -> UserError | None:
+    """A failure in words for the user; None where it is not theirs to mend.
 
     Args:
         what: Was asked, as `list pods`.
@@ -73,4 +73,4 @@ def refused(what: str, namespace: str, error: Exception, away: float) -> Excepti
             f"the Kubernetes API has not answered for {away:.0f} s, asked to {what}: {said(error)}",
             "check the kubeconfig and the network, and run the same command again: a RayJob that is there is found",
         )
-    return error
+    return None

@@ -312,13 +312,13 @@ class ApiServer:
             return
         while True:
             with self._changed:
-                fresh = [event for event in self._events if event[0] > seen]
+                # Read together: a bookmark must not pass over what happens while we wait.
+                fresh, version = [event for event in self._events if event[0] > seen], self._version
                 if not fresh and self._cuts == cuts and not self._closed:
                     self._changed.wait(min(0.5, max(0.0, end - time.monotonic())))
                 if self._cuts != cuts or self._closed:
                     handler.close_connection = True  # without the stream's end, as when a proxy is restarted
                     return
-                version = self._version
             for number, kind, what, one in fresh:
                 seen = number
                 if what == plural and _selected(one, query):
