@@ -84,7 +84,7 @@ class SweepRun:
         self._most_phases: int | None = None
 
     def limit(self, hours: float | None, phases: int | None) -> None:
-        """Begin nothing more after so many hours, or so many trained phases; to be called before anything is asked for."""
+        """Begin nothing more after so many hours, or so many trained phases; called before anything is asked for."""
         self._stop_at = None if hours is None else time.monotonic() + hours * 3600
         self._most_phases = phases
         self.planner.in_order = hours is not None or phases is not None
