@@ -204,6 +204,8 @@ def connect(host: str | None, namespace: str | None, token_file: Path | None, ca
         raise UserError("which Kubeflow is meant is not said", f"give its address with `--host URL` or {ENDPOINT}")
     if "://" not in host:
         raise UserError(f"{host!r} is no address", f"write it in full: --host https://{host}")
+    if "@" in host:  # it would stand in every message
+        raise UserError("the address of Kubeflow holds a user or a password", _TOKEN_REMEDY)
     configuration = kfp_server_api.Configuration(host=host.rstrip("/"))
     if ca_file is not None:
         configuration.ssl_ca_cert = str(ca_file)

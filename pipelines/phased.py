@@ -98,7 +98,7 @@ def _steps(spec: Spec, context: str, named: Callable[[Any, str], Any]) -> list[A
 
 def kfp_name(name: str) -> str:
     """The pipeline's name in Kubeflow."""
-    return "phasetune-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+    return ("phasetune-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower())).rstrip("-")
 
 
 def cluster_info(spec: Spec) -> RunInfo:

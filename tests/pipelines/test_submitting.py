@@ -13,6 +13,7 @@ import yaml
 from components.common.errors import UserError
 from pipelines import kubeflow
 from pipelines.kubeflow import connect
+from pipelines.submission_check import check_submission
 from pipelines.submitting import start, upload
 
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
@@ -36,15 +37,13 @@ def test_the_same_spec_is_uploaded_once_and_a_changed_one_is_another_version(clu
 
 
 def test_pages_are_turned_until_what_is_looked_for_is_found(cluster, server, cluster_spec):
-    first = upload(cluster, cluster_spec(seed=0), False)
-    server.pages = 1
-    for seed in (1, 2):
-        upload(cluster, cluster_spec(seed=seed), False)
-    server.versions = {key: {**one, "display_name": first.name} for key, one in server.versions.items()}
-    listed = list(
-        cluster.every("pipelines", "pipeline_service_list_pipeline_versions", "pipeline_versions", first.pipeline)
-    )
-    assert len(listed) == 3
+    first = upload(cluster, cluster_spec(), False)
+    kept = server.versions.pop(first.id)
+    server.versions = {str(number): {**kept, "name": str(number), "display_name": str(number)} for number in range(4)}
+    server.versions[first.id] = kept
+    listing = ("pipelines", "pipeline_service_list_pipeline_versions", "pipeline_versions", first.pipeline)
+    assert len(list(cluster.every(*listing))) == 5
+    assert not upload(cluster, cluster_spec(), False).new
 
 
 def test_a_run_is_started_as_the_service_account_of_the_pipeline(cluster, server, cluster_spec):
@@ -121,6 +120,23 @@ def test_a_token_is_read_anew_for_each_request(shared_server, tmp_path):
         cluster.multi_user()
 
 
+def test_a_session_s_cookie_lets_in_and_an_address_holds_no_password(server, monkeypatch):
+    seen = []
+    original = server.answer
+
+    def answer(method, target, body, headers):
+        seen.append(headers.get("cookie"))
+        return original(method, target, body, headers)
+
+    monkeypatch.setattr(server, "answer", answer)
+    monkeypatch.setenv(kubeflow.COOKIE, "authservice_session=abc")
+    connect(server.url, None, None, None)
+    assert seen == ["authservice_session=abc"]
+    with pytest.raises(UserError) as caught:
+        connect("https://ann:hunter2@kubeflow.example", None, None, None)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_an_installation_with_one_user_is_told_no_namespace(server, cluster_spec):
     cluster = connect(server.url, "phasetune", None, None)
     assert server.pipelines[upload(cluster, cluster_spec(), False).pipeline]["namespace"] == ""
@@ -145,18 +161,36 @@ def test_the_command_submits_and_refuses_before_anything_is_sent(server, cluster
     assert ended.returncode == 0, ended.stderr
     (run,) = server.runs
     assert f"{server.url}/#/runs/details/{run}" in ended.stdout
-    assert phasetune("submit", str(file), "--host", server.url).stdout.count("(uploaded before)") == 1
     server.asked.clear()
-    for change, said in (
-        (("--set", "data.train.0.path=lab://nothing"), "lab://nothing"),
-        (("--set", "store=runs/store"), "a cluster cannot see these places"),
-        (("--set", "compute.kubernetes.image=phasetune:latest"), "the image phasetune:latest may be another one"),
-        (("--set", "compute.gpus_per_worker=1"), "the pods of a pipeline have none"),
-    ):
-        ended = phasetune("submit", str(file), "--host", server.url, *change)
-        assert ended.returncode in (1, 2)
-        assert said in ended.stderr
+    ended = phasetune("submit", str(file), "--host", server.url, "--set", "data.train.0.path=lab://nothing")
+    assert ended.returncode == 1
+    assert "lab://nothing" in ended.stderr
     assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": {"train": [{"path": "lab://nothing"}]}}, "lab://nothing"),
+        ({"store": "/runs/store"}, "a cluster cannot see these places"),
+        ({"compute": {"kubernetes": {"image": "phasetune:latest"}}}, "the image phasetune:latest may be another one"),
+        ({"compute": {"gpus_per_worker": 1, "kubernetes": {"image": "a:1"}}}, "the pods of a pipeline have none"),
+        ({"compute": {"workers": 8, "kubernetes": {"image": "a:1"}}}, "a pod of the pipeline has 1 cores"),
+        ({"compute": {"kubernetes": {"image": "a:1", "pipeline": {"memory": "64Mi"}}}}, "of a pod of the pipeline"),
+    ],
+)
+def test_what_cannot_run_on_a_cluster_is_refused(cluster_spec, changes, said):
+    with pytest.raises(UserError) as caught:
+        check_submission(cluster_spec(**changes), allow_local=False, allow_latest=False)
+    assert said in caught.value.message
+    assert caught.value.remedy
+
+
+def test_what_is_allowed_by_name_is_let_through(cluster_spec):
+    changes = {"store": "/runs/store", "compute": {"kubernetes": {"image": "phasetune"}}}
+    check_submission(cluster_spec(**changes), allow_local=True, allow_latest=True)
+    away = cluster_spec(data={"train": [{"path": "s3://bucket/only-from-there.jsonl"}]})
+    check_submission(away, allow_local=False, allow_latest=False, look=False)
 
 
 def test_the_command_waits_and_ends_as_the_run_does(server, cluster_values, tmp_path):
@@ -166,5 +200,3 @@ def test_the_command_waits_and_ends_as_the_run_does(server, cluster_values, tmp_
     ended = phasetune("submit", str(file), "--host", server.url, "--wait")
     assert ended.returncode == 1
     assert "has ended: failed (Workflow has failed)" in ended.stderr
-    server.script = [{"state": "SUCCEEDED"}]
-    assert phasetune("submit", str(file), "--host", server.url, "--wait").returncode == 0
