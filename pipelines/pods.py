@@ -62,7 +62,7 @@ def place(task: Any, spec: Spec, image: str, like: Any = None) -> None:
     about = spec.compute.kubernetes
     task.set_container_image(image)
     for name, value in {**ENVIRONMENT, **about.environment}.items():
-        task.set_env_variable(name, value)
+        task.set_env_variable(name, value.replace("$", "$$"))  # Kubernetes would put in another variable's value
     pod, memory = about.pipeline, str(bytes_of(about.pipeline.memory))
     task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu).set_memory_request(memory).set_memory_limit(memory)
     if about.retries:

@@ -91,22 +91,21 @@ def contest(
     chances = _chances(sign * drawn)
     leader = int(np.argmax(sign * values))
     bounds = [percentile_bounds(drawn[:, place], confidence) for place in range(len(candidates))]
-    hardest: tuple[float, int, Comparison] | None = None
-    for place in range(len(candidates)):
-        if place == leader:
-            continue
-        compared = _compare(candidates[leader], candidates[place], weights, clusters, confidence, resamples, seed)
-        if hardest is None or compared.p > hardest[0]:
-            hardest = (compared.p, place, compared)
+    others = {
+        place: _compare(candidates[leader], other, weights, clusters, confidence, resamples, seed)
+        for place, other in enumerate(candidates)
+        if place != leader
+    }
+    hardest = max(others, key=lambda place: others[place].p, default=None)
     return Contest(
         values=[float(value) for value in values],
         lows=[low for low, _ in bounds],
         highs=[high for _, high in bounds],
         chances=[float(chance) for chance in chances],
         leader=leader,
-        runner_up=None if hardest is None else hardest[1],
-        difference=None if hardest is None else hardest[2],
-        won=hardest is not None and hardest[0] < 1 - confidence,
+        runner_up=hardest,
+        difference=None if hardest is None else others[hardest],
+        won=hardest is not None and others[hardest].p < 1 - confidence,
     )
 
 

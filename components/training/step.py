@@ -17,6 +17,7 @@ from components.common.records import step_name
 from components.common.selection import for_selection
 from components.common.spec import Spec
 from components.common.step import Reference, Step, errors_said
+from components.common.store import Entry
 from components.training.making import PhaseMaker
 
 
@@ -100,6 +101,18 @@ def selection_digest(plan: PhasePlan, held_out: Path) -> str | None:
     return digest_lines(example.id for example in examples)
 
 
+def _carried(step: Step, plan: PhasePlan, parent_key: str) -> Entry | None:
+    """The optimizer that a phase goes on with; None where it begins anew."""
+    if plan.settings.carry != "optimizer":
+        return None
+    found = step.store.whole("optimizers", parent_key)
+    if found is None:
+        raise UserError(
+            f"the optimizer that {plan.name} carries on with is not in the store", "run the same command again"
+        )
+    return found
+
+
 @errors_said
 def run(context: str, split: str, parent: str, curriculum: str, index: int, seed: int, data: str = "") -> str:
     """Train one phase; returns the reference of a `phases` entry.
@@ -128,13 +141,7 @@ def run(context: str, split: str, parent: str, curriculum: str, index: int, seed
 
     def job() -> dict[str, Any]:
         model = model_folder(spec.model.path) if before is None else before.folder / "model"
-        carried = None
-        if plan.settings.carry == "optimizer":
-            carried = step.store.whole("optimizers", parent_key)
-            if carried is None:
-                raise UserError(
-                    f"the optimizer that {plan.name} carries on with is not in the store", "run the same command again"
-                )
+        carried = _carried(step, plan, parent_key)
         return {
             **fit_job(spec, plan, files, seed, model),
             # Of the parent too, so that no two phases of a run draw the same; equal keys have equal parents.
