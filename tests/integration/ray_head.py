@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import io
 import json
 import os
 import secrets
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,11 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
         end_family(process)
 
 
+def _has_begun(process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Whether a node is up, or has ended."""
+    return process.poll() is not None or "Ray runtime started" in log.read_text()
+
+
 @dataclass
 class Head:
     """`ray start --head`, with token authentication, on loopback only; ended with all that it started.
@@ -148,7 +155,7 @@ class Head:
             log = Path(self._folder, f"{name}-{attempt}.log")
             process = begin(log)
             with contextlib.suppress(AssertionError):
-                until(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, name)  # noqa: B023  # at once
+                until(partial(_has_begun, process, log), name)
             if process.poll() is None and "Ray runtime started" in log.read_text():
                 return process
             end_family(process)
@@ -198,10 +205,14 @@ class Head:
         answer.raise_for_status()
         return [job for job in answer.json() if job["submission_id"]]
 
-    def log_of_last_job(self) -> str:
-        """What the job that came last has printed so far."""
-        last = max(self.jobs(), key=lambda job: job["start_time"])["submission_id"]
-        return Path(self._folder, "session_latest", "logs", f"job-driver-{last}.log").read_text()
+    def jobs_beside(self, known: set[str]) -> list[dict[str, Any]]:
+        """The jobs that were not known before."""
+        return [job for job in self.jobs() if job["submission_id"] not in known]
+
+    def log(self, job: dict[str, Any]) -> str:
+        """What a job has printed so far."""
+        log = Path(self._folder, "session_latest", "logs", f"job-driver-{job['submission_id']}.log")
+        return log.read_text() if log.exists() else ""
 
     def drivers(self) -> list[psutil.Process]:
         """The drivers of jobs under way."""
@@ -281,6 +292,18 @@ class Work:
     def with_compute(self, **compute: Any) -> Work:
         """The same, with another `compute`."""
         return Work(self.folder, self.variables, {**self.spec, "compute": {**self.spec["compute"], **compute}})
+
+    def with_store(self, store: str) -> Work:
+        """The same, with another store."""
+        return Work(self.folder, self.variables, {**self.spec, "store": store})
+
+    def difficulties(self) -> dict[str, float]:
+        """The difficulty of every example of the scores, by id."""
+        import pyarrow.parquet as pq
+
+        [name] = [name for name in self.names("scores") if name.endswith("/scores.parquet")]
+        rows = pq.read_table(io.BytesIO(self.read(name)), columns=["id", "difficulty"]).to_pylist()
+        return {row["id"]: row["difficulty"] for row in rows}
 
     def names(self, below: str) -> list[str]:
         """The objects of the store below a name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import signal
 import sys
 import uuid
@@ -44,9 +45,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Pat
             head.kill()
 
 
-def _work(head: Any, cache: Path, folder: Path) -> Any:
+def _work(head: Any, cache: Path, folder: Path, **changes: Any) -> Any:
     variables = {**head.variables, "PHASETUNE_CACHE": str(cache), "RAY_AUTH_TOKEN": head.token}
-    spec = {**rays.SPEC, "store": f"s3://bucket/{uuid.uuid4().hex}", "curriculum": {"sft": LONG}}
+    spec = {**rays.SPEC, "store": f"s3://bucket/{uuid.uuid4().hex}", "curriculum": {"sft": LONG}, **changes}
     spec["compute"] = {**TWO, "ray": head.address}
     work = rays.Work(folder, {**variables, "PHASETUNE_HEARTBEAT": "4"}, spec)
     work.prepare()
@@ -89,17 +90,19 @@ def test_two_nodes_train_as_one_machine_does(cluster, new_work, calm):
     assert [copies(node, cache) for node in nodes] == [[], [], []]
 
 
-def test_a_stop_saves_the_state_first(cluster, new_work):
-    _, cache, nodes = cluster
-    work = new_work().with_compute(checkpoint_every=100_000)
+def test_a_stop_saves_the_state_first(cluster, tmp_path):
+    head, cache, nodes = cluster
+    work = _work(head, cache, tmp_path, curriculum={"sft": {**LONG, "epochs": 100}})
+    work = work.with_compute(checkpoint_every=100_000)
+    before = {job["submission_id"] for job in head.jobs()}
     process = work.train()
-    rays.until(lambda: [node for node in nodes if copies(node, cache)], "a node that works")
-    head = cluster[0]
-    rays.until(lambda: "0 of" in head.log_of_last_job(), "the training's begin")
+    rays.until(lambda: head.jobs_beside(before), "the job")
+    rays.until(lambda: re.search(r": [1-9]\d* of", head.log(head.jobs_beside(before)[0])), "a step that is done")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=rays.LONGEST)
+    assert [job["status"] for job in head.jobs_beside(before)] == ["STOPPED"]
     assert work.newest() > 0
-    assert [job["status"] for job in head.jobs()].count("STOPPED") == 1
+    rays.until(lambda: [copies(node, cache) for node in nodes] == [[], [], []], "the end of the copies")
 
 
 def test_a_node_that_is_lost_is_done_without(cluster, new_work, calm):
@@ -113,3 +116,17 @@ def test_a_node_that_is_lost_is_done_without(cluster, new_work, calm):
     rays.ended(process, 0)
     assert work.weights() == calm
     assert work.manifest()["info"]["resumed_at"] >= step
+
+
+def test_actors_of_other_nodes_score_the_rows_of_the_drivers_machine(cluster, tmp_path):
+    """The files lie on the driver's machine alone, whose node has no core to read them with."""
+    head, cache, _ = cluster
+    work = _work(head, cache, tmp_path, scoring={"method": "loss"})
+    [sent] = [job for job in head.jobs() if job["submission_id"].startswith("scores-")]
+    assert sent["status"] == "SUCCEEDED"
+    here = tmp_path / "here"
+    here.mkdir()
+    alone = rays.Work(here, {**work.variables, "PHASETUNE_CACHE": str(here / "cache")}, work.spec)
+    alone = alone.with_compute(ray="local").with_store(f"s3://bucket/{uuid.uuid4().hex}")
+    alone.prepare()
+    assert work.difficulties() == pytest.approx(alone.difficulties(), rel=1e-5)
