@@ -203,7 +203,9 @@ def compile_(
     console.print(f"wrote {out}", highlight=False)
 
 
-for command in (sweep_cli.sweep, cluster_cli.submit, cluster_cli.schedule, cluster_cli.status, cluster_cli.cancel):
+app.command()(sweep_cli.sweep)
+app.command()(sweep_cli.compare)
+for command in (cluster_cli.submit, cluster_cli.schedule, cluster_cli.status, cluster_cli.cancel):
     app.command()(command)
 
 

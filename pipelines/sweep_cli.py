@@ -38,6 +38,26 @@ def sweep(
     console.print(f"results  {folder / 'sweep.json'}", highlight=False)
 
 
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Output folders of runs and sweeps; of a sweep its best, or FOLDER:TRIAL.", metavar="RUN..."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("compare.html"),
+) -> None:
+    """Put finished runs and sweeps side by side, with the difference between every two."""
+    from pipelines.compare import compare as compared
+    from pipelines.compare import read_contenders
+    from pipelines.compare_page import show, write_compared
+
+    found = compared(read_contenders(runs))
+    show(found, console)
+    write_compared(found, out)
+    console.print(f"\npage     {out}", highlight=False)
+
+
 def is_sweep(path: Path) -> bool:
     """Whether a YAML file is a sweep rather than a spec: it varies a base."""
     from components.common.spec_file import read_yaml

@@ -87,7 +87,7 @@ def counts_figure(points: Sequence[Point], leader: int | None, objective: Object
         axes.plot([place - 0.4, place + 0.4], [mean, mean], color=BASE_COLOUR, lw=1, ls=(0, (4, 2)), zorder=1)
         for number, point in enumerate(here):
             x = place + (0.7 * (number / (len(here) - 1) - 0.5) if len(here) > 1 else 0.0)
-            _interval(axes, x, point, _LEADER if point.row["trial"] == leader else MAIN_COLOUR, len(here))
+            _interval(axes, x, point, point.row["trial"] == leader, len(here) * WIDE / width)
     trials = [sum(len(point.row["keys"]) == count for point in points) for count in counts]
     named = [f"{count}\n{n} trial{'s' * (n != 1)}" for count, n in zip(counts, trials, strict=True)]
     axes.set_xticks(range(len(counts)), named)
@@ -98,11 +98,15 @@ def counts_figure(points: Sequence[Point], leader: int | None, objective: Object
     return figure
 
 
-def _interval(axes: Axes, x: float, point: Point, colour: str, crowd: int) -> None:
+def _interval(axes: Axes, x: float, point: Point, leads: bool, crowd: float) -> None:
+    colour, above = (_LEADER, 4) if leads else (MAIN_COLOUR, 3)
+    thick = 1.6 if leads else 1.4 if crowd < 30 else 0.6
     if point.low is not None and point.high is not None:
-        axes.plot([x, x], [point.low, point.high], color=colour, lw=1.4 if crowd < 40 else 0.6, alpha=0.55)
-    size = 5.5 if crowd < 12 else 4 if crowd < 40 else 2.5
-    axes.plot([x], [point.value], "o", color=colour, ms=size, mec="white", mew=0.5, zorder=3)
+        axes.plot(
+            [x, x], [point.low, point.high], color=colour, lw=thick, alpha=0.95 if leads else 0.5, zorder=above - 1
+        )
+    size = 5.5 if crowd < 12 or leads else 4 if crowd < 30 else 2.5
+    axes.plot([x], [point.value], "o", color=colour, ms=size, mec="white", mew=0.5, zorder=above)
 
 
 def orders_figure(points: Sequence[Point], objective: ObjectiveSpec, width: float) -> Figure | None:
@@ -119,17 +123,20 @@ def orders_figure(points: Sequence[Point], objective: ObjectiveSpec, width: floa
     across = len(maps) if width == WIDE and most * len(maps) <= 15 else 1
     cell = min(0.68, (width - 0.6 * across - 0.3) / (most * across))
     rows = [most] if across > 1 else list(maps)
-    figure = new_figure(width, sum(count * cell + 0.75 for count in rows) + 0.7)
+    height = sum(count * cell + 0.75 for count in rows) + 0.9
+    figure = new_figure(width, height)
+    if engine := figure.get_layout_engine():
+        engine.set(rect=(0, 0, 1, 1 - 0.22 / height))  # type: ignore[call-arg]  # the stubs know the base class only
     grid = figure.add_gridspec(len(rows), across, height_ratios=rows)
     panels = []
     for place, (count, (means, often)) in enumerate(maps.items()):
         axes = figure.add_subplot(grid[0, place] if across > 1 else grid[place, 0])
         _draw_map(axes, means, often, limits, objective, cell)
         axes.set_xlim(-0.5, most - 0.5)  # all cells are of one size
-        axes.set_ylim((most if across > 1 else count) - 0.5, -0.5)
-        axes.set_anchor("NW")
-        axes.set_title(f"{count} tiers")
-        axes.set_ylabel("first tier" if place == 0 or across == 1 else "")
+        axes.set_ylim(count - 0.5, (count - most if across > 1 else 0) - 0.5)
+        axes.set_anchor("SW")
+        axes.annotate(f"{count} tiers", (-0.5, -0.5), (0, 4), textcoords="offset points")
+        axes.set_ylabel("first tier" if place == 0 or across == 1 else "", loc="bottom")
         panels.append(axes)
     bar = figure.colorbar(
         panels[-1].images[0], ax=panels, location="bottom", fraction=0.06, aspect=40, shrink=0.6, pad=0.03
@@ -273,6 +280,13 @@ def varying(params: Mapping[int, Mapping[str, Any]], trials: Sequence[int]) -> d
     return {trial: {key: value for key, value in params[trial].items() if key not in same} for trial in trials}
 
 
+def _brief(params: Mapping[str, Any]) -> str:
+    """`tiers 3, 1-3-2, ifd`: only numbers need their names."""
+    bare = [isinstance(value, str | list) for value in params.values()]
+    said = [described({key: value}) for key, value in params.items()]
+    return ", ".join(text.partition(" ")[2] if alone else text for text, alone in zip(said, bare, strict=True))
+
+
 def chances_figure(written: Mapping[str, Any], objective: ObjectiveSpec, width: float) -> Figure | None:
     """The candidates most likely to be the best: their values with intervals, and how likely."""
     contest = written["contest"]
@@ -300,7 +314,7 @@ def chances_figure(written: Mapping[str, Any], objective: ObjectiveSpec, width: 
             fontsize=8.5,
             color=SOFT,
         )
-    names = [plain(f"{one['trial']}: {described(params[one['trial']])}", 36 if wide else 24) for one in rows]
+    names = [plain(f"{one['trial']}: {_brief(params[one['trial']])}", 36 if wide else 24) for one in rows]
     for axes, title in ((left, plain(objective.name)), (right, "probability of being the best, %")):
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks(range(len(rows)), names if axes is left or not wide else [""] * len(rows))

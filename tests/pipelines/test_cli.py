@@ -13,8 +13,8 @@ from pipelines import spec_page
 from pipelines.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ["run", "plan", "validate", "score", "split", "train", "evaluate", "report", "compile", "submit",
-            "schedule", "status", "cancel", "ui", "lab", "store"]  # fmt: skip
+COMMANDS = ["run", "plan", "validate", "score", "split", "train", "evaluate", "report", "compile", "sweep",
+            "compare", "submit", "schedule", "status", "cancel", "ui", "lab", "store"]  # fmt: skip
 HEAVY = ("torch", "transformers", "trl", "ray", "mlflow", "kfp", "pandas", "pyarrow", "numpy", "pydantic", "matplotlib")
 
 
