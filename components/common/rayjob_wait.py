@@ -15,8 +15,9 @@ from components.common.rayjob_log import LogFollower
 from components.common.rayjob_state import ENDED, Ending, State, ending_of, state_of
 
 Object = dict[str, Any]
-_WATCH = 30
-"""Seconds of one watch; between two the head is looked after."""
+_WATCH = 15
+"""Seconds of one watch; between two the head is looked after. A signal that comes just before the process begins to
+read is only seen when the watch ends, and a pod that is asked to end has 30 s."""
 _SHORTEST = 1.0
 """Seconds that a watch takes at least: a server that ends it at once is not asked in a loop."""
 _EVERY = 60.0

@@ -327,9 +327,10 @@ def test_a_cluster_without_kueue_needs_none(kuberay, rayjobs, tmp_path) -> None:
 
 
 @pytest.fixture
-def stop_when():
+def stop_when(kubernetes_api):
     """`stop_when(there, number)`: send this process a signal when something is there, unless the test has ended."""
     ended = threading.Event()
+    kubernetes_api.watch_seconds = 0.5  # a signal just before a read is seen at its end
 
     def begin(there, number: int) -> None:
         def wait() -> None:
