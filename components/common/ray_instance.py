@@ -8,7 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from components.common.errand import INSIDE
@@ -91,6 +95,19 @@ def _ray() -> Any:
     return ray
 
 
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """While inside, `ray.init` may set its own handler of SIGTERM; ours, which saves a phase's state, is put back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def join_cluster() -> None:
     """Join the cluster whose job this process is the driver of. Does nothing when connected.
 
@@ -100,12 +117,13 @@ def join_cluster() -> None:
 
     if ray.is_initialized():
         return
-    ray.init(
-        address=os.environ.get("RAY_ADDRESS", "auto"),
-        runtime_env={"env_vars": {INSIDE: "1", EVENTS: PRINTED}},
-        log_to_driver=True,
-        logging_level=logging.ERROR,
-    )
+    with _own_signals():
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS", "auto"),
+            runtime_env={"env_vars": {INSIDE: "1", EVENTS: PRINTED}},
+            log_to_driver=True,
+            logging_level=logging.ERROR,
+        )
 
 
 def connect(address: str | None) -> None:
@@ -113,7 +131,8 @@ def connect(address: str | None) -> None:
     ray = _ray()
     if ray.is_initialized():
         return
-    if address is None:
-        start()
-    else:
-        ray.init(address=address, _node_ip_address=LOOPBACK, **_options())
+    with _own_signals():
+        if address is None:
+            start()
+        else:
+            ray.init(address=address, _node_ip_address=LOOPBACK, **_options())
