@@ -33,6 +33,7 @@ from pipelines.sweep_screen import SweepScreen
 from pipelines.sweep_slots import Do, Slots, in_session
 from pipelines.sweep_space import Params, tiers_of, trials_of
 from pipelines.sweep_spec import Sweep
+from pipelines.sweep_tracking import SweepTracking
 from pipelines.sweep_tune import OBJECTIVE, TOKENS, Tuning, suggested
 
 LOG_FILE = "sweep.log"
@@ -127,22 +128,25 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, do: Do | None = None
     folder.mkdir(parents=True, exist_ok=True)
     store = Store(base.store)
     store.clear_staging()
+    tracking = SweepTracking(sweeping, store, console)
     screen = SweepScreen(console, sweep.spec.objective)
     console.print(
         f"{sweep.spec.name}: {sweeping.run_id}, {sweeping.count} slots, log {folder / LOG_FILE}", highlight=False
     )
     here = session(folder / "ray-logs") if do is None else contextlib.nullcontext()
-    with here, Slots(sweeping.count, folder / LOG_FILE, do or in_session) as slots, screen.following():
+    with tracking, here, Slots(sweeping.count, folder / LOG_FILE, do or in_session) as slots, screen.following():
         measured = Measured(sweep.spec.objective.name)
 
         def on_event(what: str, task: Task, trial: Trial, seconds: float) -> None:
             screen.event(what, task, trial, seconds)
+            tracking.event(what, task, trial, seconds)
             if what == "done" and task.kind == "evaluations":
                 measured.check(store, task.work.key)
 
         run = SweepRun(store, slots, sweep.spec.stop.scheduler != "none", on_event)
         run.limit(sweep.spec.budget.hours, sweep.spec.budget.phases)
         screen.begin(run, sweeping.trials)
+        tracking.begin(run)
         results: Results | None = None
         try:
             _round(sweeping, run, sweeping.trials, proposes=sweep.spec.search.method == "optuna")
@@ -151,6 +155,7 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, do: Do | None = None
             # Also of a sweep that was stopped: what is known is shown, and the same command goes on from there.
             results = results_of(sweep, run, sweeping.trials, sweeping.repeats)
             written = write_results(results, folder)
+            tracking.results(written)
             screen.end(written)
     return written
 

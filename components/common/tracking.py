@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from components.common.errors import UserError
 from components.common.records import RunInfo
@@ -33,11 +34,13 @@ __all__ = [
     "TrackingWarning",
     "end_parent",
     "open_parent",
+    "open_tracked",
     "quiet",
     "redact",
     "sync",
     "ui_command",
 ]
+T = TypeVar("T")
 # What the user can mend before the run begins; any other failure of a server is taken for its absence.
 _REFUSALS = (
     "BAD_REQUEST",
@@ -72,23 +75,41 @@ def open_parent(tracking: TrackingSpec, info: RunInfo, artifact_root: Path | Non
     """
     if not tracking.enabled:
         return {"uri": "", "run_id": ""}
+    later = "the run goes on, and its report sends everything once MLflow is back"
+    uri, run = open_tracked(tracking, later, lambda client, uri: open_run(client, info, uri, artifact_root))
+    return {"uri": uri, "run_id": "" if run is None else run.info.run_id}
+
+
+def open_tracked(tracking: TrackingSpec, later: str, make: Callable[[Any, str], T]) -> tuple[str, T | None]:
+    """Open something in MLflow; where the server is away, warn (within ten seconds) and go on without.
+
+    Args:
+        tracking: Where MLflow is.
+        later: What the warning says about what happens instead.
+        make: Opens it, by an `MlflowClient` and the store's resolved URI.
+
+    Returns:
+        The URI, absolute and without credentials, and what was opened; None where the server is away.
+
+    Raises:
+        UserError: If the URI is malformed, or MLflow is there and refuses.
+    """
     attached = os.environ.get("MLFLOW_RUN_ID") and os.environ.get("MLFLOW_TRACKING_URI")
     uri = resolve(attached or tracking.uri)
-    away = f"MLflow does not answer at {uri}: the run goes on, and its report sends everything once MLflow is back"
+    away = f"MLflow does not answer at {uri}: {later}"
     if not reachable(uri):
         warn(away)
-        return {"uri": uri, "run_id": ""}
+        return uri, None
     database = database_file(uri)
     try:
-        run = open_run(connect(uri), info, uri, artifact_root)
+        return uri, make(connect(uri), uri)
     except UserError:
         raise
     except Exception as error:  # MLflow, SQLAlchemy, requests and the file system each have their own
         if database is not None or getattr(error, "error_code", "") in _REFUSALS:
             raise UserError(_refusal(error, uri), _remedy(error, uri)) from error
         warn(f"{away} ({type(error).__name__})")
-        return {"uri": uri, "run_id": ""}
-    return {"uri": uri, "run_id": run.info.run_id}
+        return uri, None
 
 
 def _refusal(error: Exception, uri: str) -> str:

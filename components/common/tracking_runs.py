@@ -66,7 +66,18 @@ def run_parameters(info: RunInfo) -> dict[str, str]:
     return flat_parameters({name: value for name, value in info.spec.items() if name not in ("tracking", "secrets")})
 
 
-def _experiment(client: Any, name: str, artifact_root: Path | None) -> str:
+def find_experiment(client: Any, name: str, uri: str, artifact_root: Path | None = None) -> str:
+    """The id of an experiment, which is made where there is none.
+
+    Args:
+        client: An `MlflowClient`.
+        name: The experiment's.
+        uri: The store's resolved URI.
+        artifact_root: Where a new experiment of an SQLite store keeps artifacts; beside the database where None.
+
+    Raises:
+        UserError: If it was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     for _ in range(2):
@@ -79,7 +90,9 @@ def _experiment(client: Any, name: str, artifact_root: Path | None) -> str:
                 )
             return str(found.experiment_id)
         try:
-            location = None if artifact_root is None else artifact_root.absolute().as_uri()
+            database = database_file(uri)
+            root = None if database is None else artifact_root or artifact_folder(database)
+            location = None if root is None else root.absolute().as_uri()
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run made it between the two calls
@@ -96,14 +109,12 @@ def open_run(client: Any, info: RunInfo, uri: str, artifact_root: Path | None = 
         uri: The store's resolved URI.
         artifact_root: Where a new experiment of an SQLite store keeps artifacts; beside the database where None.
     """
-    database = database_file(uri)
-    root = None if database is None else artifact_root or artifact_folder(database)
     tags = {RUN: info.run, KIND: "run", "phasetune.spec_digest": info.spec_digest}
     given = os.environ.get("MLFLOW_RUN_ID")
     if given:
         parent, tags = _attached(client, given, info), {**tags, ATTACHED: "true"}
     else:
-        experiment = _experiment(client, info.parsed().tracking.experiment, root)
+        experiment = find_experiment(client, info.parsed().tracking.experiment, uri, artifact_root)
         # Made with its tags: a step that is killed just afterwards finds it again, and makes no second one.
         parent = find_parent(client, experiment, info.run) or client.create_run(
             experiment, started_ms(info), tags=tags, run_name=info.name

@@ -68,7 +68,7 @@ def sync(info: RunInfo, records: RunRecords, summary: dict[str, Any] | None, art
     return True
 
 
-def _mark(*parts: Any) -> str:
+def mark_of(*parts: Any) -> str:
     """A digest of records; unlike `digest`, it takes NaN."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -77,7 +77,7 @@ def _metrics_of(record: StepRecord | None) -> dict[str, float]:
     return dict(record.info["metrics"]) if record is not None else {}
 
 
-def _final(
+def final_metrics(
     values: Mapping[str, Any], at: int, latest: Mapping[str, float], step: int = 0, model_id: str | None = None
 ) -> list[Any]:
     """Final values as metrics.
@@ -142,7 +142,7 @@ class _Copy:
         dated = bool(points) and not record.reused
         begun, ended = (round(points[end]["time"] * 1000) if dated else self.started for end in (0, -1))
         run = self.tree.phase(curriculum, index, seed, record.key, record.info["name"], lambda: begun)
-        mark = _mark(asdict(record), result and asdict(result))
+        mark = mark_of(asdict(record), result and asdict(result))
         if run.data.tags.get(RECORD) == mark:
             return
         own = self.own_data(curriculum, index, seed)
@@ -152,8 +152,8 @@ class _Copy:
         model = checkpoint_model(self.client, self.uri, run, record, f"{self.tree.info.name}-{curriculum}-{index}")
         latest, counts = run.data.metrics, {name: record.info.get(name) for name in _COUNTS}
         metrics = learning_metrics(points, self.tree.logged(run))
-        metrics += _final(_named("phase", {**counts, "seconds": record.seconds}), ended, latest, index)
-        metrics += _final(_metrics_of(result), ended, latest, index, model.model_id)
+        metrics += final_metrics(_named("phase", {**counts, "seconds": record.seconds}), ended, latest, index)
+        metrics += final_metrics(_metrics_of(result), ended, latest, index, model.model_id)
         tags = {"phasetune.method": str(record.info["method"]), URI: redact(record.uri), RECORD: mark}
         tags |= self.tables(run, record)
         if record.reused:
@@ -180,13 +180,13 @@ class _Copy:
     def control(self, curriculum: str, last: int, seed: int) -> None:
         result = self.records.read(step_name("evaluate", curriculum, last, seed))
         against = self.against_main.get(curriculum, {})
-        mark = _mark(result and asdict(result), against)
+        mark = mark_of(result and asdict(result), against)
         run = self.tree.control(curriculum, seed, lambda: self.started)
         if run.data.tags.get(RECORD) == mark:
             return
         latest = run.data.metrics
-        metrics = _final(_metrics_of(result), self.started, latest, last)
-        metrics += _final(_named("against_main", _differences(against)), self.started, latest)
+        metrics = final_metrics(_metrics_of(result), self.started, latest, last)
+        metrics += final_metrics(_named("against_main", _differences(against)), self.started, latest)
         tags = {"against_main.metric": str(against["metric"])} if against else {}
         self.finish(run)
         send(self.client, run.info.run_id, metrics, {}, {**tags, RECORD: mark})
@@ -207,12 +207,12 @@ class _Copy:
         for control, numbers in self.against_main.items():
             others |= _named(f"against_main.{control}", _differences(numbers))
         verdict = str((self.summary or {}).get("verdict", ""))[:MAX_TAG]
-        mark = _mark(phases, others, verdict)
+        mark = mark_of(phases, others, verdict)
         if run.data.tags.get(RECORD) == mark:
             return
-        metrics = _final(others, self.started, run.data.metrics)
+        metrics = final_metrics(others, self.started, run.data.metrics)
         for index, values in enumerate(phases, 1):
-            metrics += _final(values, self.started, run.data.metrics if index == last else {}, index)
+            metrics += final_metrics(values, self.started, run.data.metrics if index == last else {}, index)
         sources = [one for each in (prepared, *owned.values()) if each is not None for one in source_datasets(each)]
         if sources:
             self.client.log_inputs(run.info.run_id, sources)
@@ -223,7 +223,7 @@ class _Copy:
         files = [path for path in paths if path.is_file()]
         if len(files) < len(paths):
             warn(f"not sent to MLflow, as they are no files: {[str(path) for path in paths if path not in files]}")
-        mark, parent = _mark({path.name: digest_file(path) for path in files}), self.tree.parent
+        mark, parent = mark_of({path.name: digest_file(path) for path in files}), self.tree.parent
         if not files or parent.data.tags.get(ARTIFACTS) == mark:
             return
         for path in files:
