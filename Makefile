@@ -77,8 +77,9 @@ proofs: setup  ## The long proofs: chaos, studies, real servers
 bench: setup  ## Measure speed and memory, one benchmark after another
 	@for file in tests/benchmarks/*.py; do echo "== $$file"; $(PYTHON) $$file || exit 1; done
 
-docs: setup  ## Write docs/spec.md from the spec's models
+docs: setup  ## Write docs/spec.md, and the table in docs/sweeps.md, from the models of the specs
 	@$(PYTHON) -m pipelines.spec_page > docs/spec.md.new && mv docs/spec.md.new docs/spec.md || { rm -f docs/spec.md.new; exit 1; }
+	@$(PYTHON) -m pipelines.sweep_spec_page docs/sweeps.md
 
 lab-model: setup  ## Train the lab's base model anew
 	@$(PYTHON) -m components.lab.pretraining --out components/lab/model

@@ -29,10 +29,11 @@ YAML.
 
 def page() -> str:
     """The page, in Markdown."""
-    return "\n".join([_HEAD, *_rows(Spec, "")]) + "\n"
+    return "\n".join([_HEAD, *rows_of(Spec, "")]) + "\n"
 
 
-def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
+def rows_of(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    """The rows of a model's keys, in Markdown; the keys begin with the prefix."""
     for name, field in model.model_fields.items():
         inner, many = _inner(field.annotation)
         key = f"{prefix}{name}"
@@ -44,7 +45,9 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
             meaning += " The keys are those of `curriculum.phases[]`."
         yield f"| `{key}` | {_allowed(field)} | {_default(field)} | {meaning} |"
         if inner is not None and inner.__name__ != "OnlyControl" and not (inner is PhaseSpec and name == "then"):
-            yield from _rows(inner, f"{key}[]." if many == "list" else f"{key}.NAME." if many == "dict" else f"{key}.")
+            yield from rows_of(
+                inner, f"{key}[]." if many == "list" else f"{key}.NAME." if many == "dict" else f"{key}."
+            )
 
 
 _HYPERPARAMETERS = {name for settings in SETTINGS.values() for name in settings.model_fields}

@@ -16,6 +16,7 @@ from components.common.errors import SpecError
 from components.common.spec import Spec
 from components.common.spec_base import Strict
 from components.common.spec_file import allowed_keys, check, override, read_yaml, spec_from
+from components.common.tracking_connect import redact
 
 ORDER = "curriculum.order"
 TIERS = "splitting.tiers"
@@ -26,28 +27,32 @@ class Sample(Strict):
     """So many of the orders of the tiers, drawn at random, each another one."""
 
     sample: Annotated[int, Field(ge=1)]
+    """Orders for each number of tiers; all where there are no more."""
 
 
 class Uniform(Strict):
     """A number between two, all equally likely."""
 
     uniform: Annotated[list[float], Field(min_length=2, max_length=2)]
+    """The lower and the upper end of a range of numbers, all equally likely."""
     points: Annotated[int, Field(ge=2)] | None = None
-    """Points of a grid, evenly spaced; only for `search.method: grid`."""
+    """Points of a grid, evenly spaced, of `log_uniform` in the logarithm; only for `search.method: grid`."""
 
 
 class LogUniform(Strict):
     """A number between two, equally likely in each decade."""
 
     log_uniform: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
+    """The lower and the upper end of a range of numbers, equally likely in each decade."""
     points: Annotated[int, Field(ge=2)] | None = None
-    """Points of a grid, evenly spaced in the logarithm; only for `search.method: grid`."""
+    """Points of a grid, evenly spaced, of `log_uniform` in the logarithm; only for `search.method: grid`."""
 
 
 class Integers(Strict):
     """A whole number between two, both included."""
 
     integers: Annotated[list[int], Field(min_length=2, max_length=2)]
+    """The least and the greatest of whole numbers, all equally likely; a grid takes each."""
 
 
 Dimension = (
@@ -112,7 +117,7 @@ class BudgetSpec(Strict):
     hours: Annotated[float, Field(gt=0)] | None = None
     """Wall time; null: no limit."""
     phases: Annotated[int, Field(ge=1)] | None = None
-    """Phases that are trained; null: no limit."""
+    """Phases that are trained, by this command; null: no limit."""
 
 
 class SweepSpec(Strict):
@@ -130,7 +135,7 @@ class SweepSpec(Strict):
     objective: ObjectiveSpec = ObjectiveSpec()
     budget: BudgetSpec = BudgetSpec()
     slots: Annotated[int, Field(ge=1)] | None = None
-    """Phases that are trained at the same time; null: as many as the machine's cores or GPUs allow."""
+    """Phases that are trained at the same time; null: as the machine's cores or GPUs allow; on a cluster one."""
 
     @model_validator(mode="after")
     def _space_makes_sense(self) -> Self:
@@ -188,8 +193,11 @@ class Sweep:
 
     def to_json(self) -> str:
         """The sweep as it is sent to a cluster, where its files are not."""
-        values = {"spec": self.spec.model_dump(mode="json", exclude_defaults=True), "values": self.values}
-        return json.dumps(values, sort_keys=True)
+        values = copy.deepcopy(self.values)
+        if "uri" in (values.get("tracking") or {}):
+            values["tracking"]["uri"] = redact(str(values["tracking"]["uri"]))  # credentials come from a secret there
+        sent = {"spec": self.spec.model_dump(mode="json", exclude_defaults=True), "values": values}
+        return json.dumps(sent, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Sweep:
@@ -209,6 +217,9 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         SpecError: If either cannot be read, or a key of the space does not exist.
     """
     values = read_yaml(path)
+    objective = values.get("objective")
+    if isinstance(objective, dict) and True in objective:
+        objective["on"] = objective.pop(True)  # which is how YAML 1.1 reads the key `on`
     own = [item for item in overrides if item.partition("=")[0].split(".")[0] in SweepSpec.model_fields]
     for item in own:
         override(values, item)
