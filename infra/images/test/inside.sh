@@ -56,7 +56,7 @@ python /mnt/as_kfp.py spec.yaml prepare score split
 step "Ray starts, and answers the probes of KubeRay"
 bash -lc 'ray start --head --num-cpus=1 --memory=500000000 --object-store-memory=200000000 --dashboard-host=127.0.0.1' > ray.log \
   || { cat ray.log; fail "Ray does not start"; }
-for _ in $(seq 60); do
+for _ in $(seq 300); do
   if wget -T 2 -q -O- http://localhost:52365/api/local_raylet_healthz | grep success \
     && wget -T 2 -q -O- http://localhost:8265/api/gcs_healthz | grep success; then healthy=yes; break; fi
   sleep 1

@@ -2,7 +2,7 @@
 
 The base is made by debootstrap, the image by buildah (both are Debian packages), without a daemon, a registry or name
 spaces of users: it must run as root. What runs in the image does so as its own user, on a read-only root; see
-sandbox.sh. Everything lies in one temporary folder (about 15 GB while it runs, in TMPDIR), which is removed at the end.
+sandbox.sh. Everything lies in one temporary folder (in TMPDIR, up to 15 GB while it runs), which is removed at the end.
 
 The pip configuration of the caller goes along: its indexes, its folders of wheels and its certificates, local ones
 mounted read-only. One of them must offer torch's CPU build; else CPU_TORCH=torch.lock takes the published one.
@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -92,6 +93,27 @@ def carried(settings: Mapping[str, Sequence[str]]) -> tuple[str, list[str]]:
     return "\n".join(lines) + "\n", options
 
 
+def storage_driver(work: Path) -> str:
+    """`overlay` where it can be mounted; else `vfs`, which works everywhere and copies every layer whole."""
+    folder = work / "overlay"
+    parts = {name: folder / name for name in ("lowerdir", "upperdir", "workdir")}
+    for part in (*parts.values(), folder / "merged"):
+        part.mkdir(parents=True)
+    options = ",".join(f"{name}={part}" for name, part in parts.items())
+    command = ("mount", "-t", "overlay", "overlay", "-o", options, folder / "merged")
+    if subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+        return "vfs"
+    run("umount", folder / "merged")
+    return "overlay"
+
+
+def release(work: Path) -> None:
+    """Unmount what is still mounted below a folder, the last one first, so that removing it reaches nothing else."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+    for place in reversed([place for place in mounts if Path(place).is_relative_to(work)]):
+        run("umount", "--lazy", place)
+
+
 def make_base(work: Path, suite: str, mirror: str, env: Mapping[str, str]) -> None:
     """A Debian with Python, as an image in buildah's storage."""
     root = work / "base"
@@ -136,6 +158,17 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.name not in (".bashrc", ".profile")]
 
 
+def build_and_check(work: Path, env: Mapping[str, str], suite: str, mirror: str) -> None:
+    """Base, image, checks, all below a folder."""
+    make_base(work, suite, mirror, env)
+    configuration, volumes = carried(pip_settings())
+    pip_conf = work / "pip.conf"
+    pip_conf.write_text(configuration, encoding="utf-8")
+    build = {"ENGINE": "buildah", "IMAGE": IMAGE, "TAG": TAG, "BASE_IMAGE": BASE, "PIP_CONF": str(pip_conf)}
+    run(HERE.parent / "build.sh", "cpu", "--", "--quiet", *volumes, env={**env, **build})
+    check(work, env)
+
+
 def main() -> int:
     """Build, check, clean up; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,22 +182,18 @@ def main() -> int:
     if os.geteuid() != 0:
         print("image-test: debootstrap, mounts and another user's name need root", file=sys.stderr)
         return 1
+    # Ended from outside, it cleans up all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="phasetune-image-") as folder:
         work = Path(folder)
         storage = work / "storage.conf"
         places = f'graphroot = "{work / "storage"}"\nrunroot = "{work / "run"}"'
-        storage.write_text(f'[storage]\ndriver = "vfs"\n{places}\n', encoding="utf-8")
+        storage.write_text(f'[storage]\ndriver = "{storage_driver(work)}"\n{places}\n', encoding="utf-8")
         env = {"CONTAINERS_STORAGE_CONF": str(storage), "BUILDAH_ISOLATION": "chroot"}
-        make_base(work, asked.suite, asked.mirror, env)
-        configuration, volumes = carried(pip_settings())
-        pip_conf = work / "pip.conf"
-        pip_conf.write_text(configuration, encoding="utf-8")
-        build = {"ENGINE": "buildah", "IMAGE": IMAGE, "TAG": TAG, "BASE_IMAGE": BASE, "PIP_CONF": str(pip_conf)}
-        run(HERE.parent / "build.sh", "cpu", "--", "--quiet", *volumes, env={**env, **build})
         try:
-            check(work, env)
+            build_and_check(work, env, asked.suite, asked.mirror)
         finally:
-            run("buildah", "umount", "--all", env=env)
+            release(work)
     return 0
 
 
