@@ -193,7 +193,7 @@ def _sweep(folder: Path, number: int, trials: int) -> list[Contender]:
     for row in rows:
         ends = {int(seed): uri for seed, uri in row["evaluations"].items() if seed in counted or not counted}
         ends = ends or {int(seed): uri for seed, uri in row["evaluations"].items()}
-        name = f"{written['name']}, trial {row['trial']}"
+        name = f"{written['name']} trial {row['trial']}"
         about, tokens = described(row["params"]), row["tokens"]
         contenders.append(Contender(name, about, row["metrics"], ends, written["name"], chosen, tokens))
     if objective["on"] != "held_out":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.reporting.measures import ACCURACY, LOSS, Level, Measure, p_value
 from components.reporting.page_tables import Cell, Table, whole
-from components.reporting.plot_style import INK, MAIN_COLOUR, WIDE, new_figure
+from components.reporting.plot_style import INK, MAIN_COLOUR, WIDE, halo, new_figure
 from components.reporting.report import fill, pictures_of, write_whole
 from pipelines.compare import CONFIDENCE, Compared, Pair
 from pipelines.sweep_page_plots import plain
@@ -172,7 +172,13 @@ def _forest(
         axes.set_yticks(range(len(rows)), [""] * len(rows))
         for place, name in enumerate(names):
             axes.annotate(
-                name, (0, place), (2, 7), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8
+                name,
+                (0, place),
+                (2, 7),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                fontsize=8,
+                path_effects=halo(),
             )
     if gaps:
         axes.axvline(0, color=INK, lw=1)

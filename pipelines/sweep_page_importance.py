@@ -127,7 +127,7 @@ def _bagged(blocks: Sequence[Floats], values: Floats, seed: int) -> npt.NDArray[
             grown = [
                 float(np.mean((error + told - random.permutation(told)) ** 2 - error**2)) for _ in range(_SHUFFLES)
             ]
-            shares.append(float(np.mean(grown)) / 2 / float(values.var()))
+            shares.append(min(1.0, float(np.mean(grown)) / 2 / float(values.var())))
         rows.append(shares)
     return np.array(rows)
 
