@@ -1,0 +1,130 @@
+"""Who wins a sweep, in words and in numbers, with made-up results of known strength; and what sweep.json holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from components.common.errors import DataError
+from pipelines.sweep_results import results_of, write_results
+from pipelines.sweep_verdict import judge
+
+ORDERS = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [3, 2, 1]]
+CLEAR = {"1-2-3": 0.95, "1-3-2": 0.2, "2-1-3": 0.2, "3-2-1": 0.1}
+
+
+@pytest.fixture
+def swept(world, sweep_world):
+    """Runs a sweep over some orders, each order as good as told; repetitions with further seeds for some."""
+
+    def run(skill, repeated=(), orders=ORDERS, trouble=lambda task: None, **more):
+        sweep = world.sweep({"curriculum.order": orders}, **more)
+        hands = sweep_world.Hands(world.store, skill=skill, trouble=trouble)
+        work, _ = world.run(hands)
+        params = [{"curriculum.order": order} for order in orders]
+        trials = world.trials(sweep, params)
+        repeats = [
+            trial for seed in (6, 7) for trial in world.trials(sweep, params, seed) if (trial.number, seed) in repeated
+        ]
+        for trial in [*trials, *repeats]:
+            work.ask(trial)
+        sweep_world.finish(work)
+        return sweep, work, trials, repeats
+
+    return run
+
+
+def test_a_trial_that_is_told_apart_from_every_other_wins(swept, sweep_world):
+    judged = judge(*swept(sweep_world.by_order(CLEAR)))
+    assert judged.text.startswith("Winner: trial 1 (order 1-2-3) with verifiable.accuracy 0.9")
+    assert judged.contest.chances[0] > 0.99
+    assert "Each was trained once, so luck in training is not excluded" in judged.text
+
+
+def test_equal_trials_have_no_winner(swept, sweep_world):
+    judged = judge(*swept(sweep_world.by_order({})))
+    assert judged.text.startswith("No winner at this budget: trial ")
+    assert judged.contest.chances == pytest.approx([0.25] * 4)
+
+
+def test_less_is_better_where_the_objective_says_so(swept, sweep_world):
+    judged = judge(*swept(sweep_world.by_order(CLEAR), objective={"mode": "min"}))
+    assert judged.candidates[judged.contest.leader].number == 4
+
+
+def test_one_tier_can_decide(swept, sweep_world):
+    _, work, trials, _ = found = swept(sweep_world.by_order({}), objective={"on": "tier_2"})
+    assert judge(*found).sentences == ["No trial came to a result."]  # made-up evaluations have no such metric
+    assert work.metrics(trials[0])
+
+
+def test_one_trial_alone_and_none_are_said_to_be(swept, sweep_world):
+    assert judge(*swept(sweep_world.by_order({}), orders=ORDERS[:1])).text.startswith("Only trial 1 (order 1-2-3) came")
+
+    def trouble(task):
+        if task.kind == "phases":
+            raise DataError("no", "")
+
+    nothing = judge(*swept(sweep_world.by_order({}), orders=[[3, 1, 2]], trouble=trouble))
+    assert (nothing.text, nothing.contest, nothing.candidates) == ("No trial came to a result.", None, [])
+
+
+def lucky(order, spec, seed):
+    """Trial 1 is good with the seed that chooses only."""
+    return {5: {"1-2-3": 0.95}.get(order, 0.6), 6: 0.5, 7: 0.5}[seed]
+
+
+def test_with_three_seeds_the_one_that_chose_does_not_count(swept):
+    judged = judge(*swept(lucky, repeated={(number, seed) for number in (1, 2) for seed in (6, 7)}))
+    assert judged.seeds == [6, 7]
+    assert [trial.number for trial in judged.candidates] == [1, 2]
+    assert judged.contest.values == [pytest.approx(6 / 11)] * 2  # half of 11, rounded
+    assert judged.text.startswith("No winner")
+    assert "These were chosen from 4 trials by their first run." in judged.text
+    assert "Counted are the 2 further seeds" in judged.text
+
+
+def test_with_two_seeds_both_count_and_the_verdict_says_that_this_flatters(swept):
+    judged = judge(*swept(lucky, repeated={(1, 6), (2, 6)}))
+    assert judged.seeds == [5, 6]
+    assert "The seed that chose them counts too" in judged.text
+
+
+def test_a_trial_whose_repetitions_are_not_finished_is_no_candidate(swept):
+    judged = judge(*swept(lucky, repeated={(1, 6), (1, 7), (2, 6)}))
+    assert [trial.number for trial in judged.candidates] == [1]
+
+
+def test_per_example_results_that_are_gone_are_said_to_be(swept, sweep_world, world):
+    found = swept(sweep_world.by_order(CLEAR))
+    for path in world.store.root.glob("evaluations/*/examples.parquet"):
+        path.unlink()
+    assert judge(*found).text.startswith("The per-example results of the trials are gone")
+
+
+def test_sweep_json_has_the_best_first_and_says_why_others_have_no_result(swept, sweep_world, tmp_path):
+    def trouble(task):
+        if task.label == "train main 1 (tier-3)":
+            raise DataError("the training loss is nan", "lower the rate")
+
+    orders = [*ORDERS, "ascending"]
+    sweep, work, trials, repeats = swept(sweep_world.by_order(CLEAR), orders=orders, trouble=trouble)
+    (tmp_path / "out").mkdir()
+    written = write_results(results_of(sweep, work, trials, repeats), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == written
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    assert (written["trials"], written["merged_trials"]) == (4, 1)
+    # 1-2-3, 1-3-2 and 2-1-3 share one first phase; of 3-2-1 nothing was trained
+    assert (written["phases_requested"], written["phases_distinct"]) == (12, 11)
+    assert (written["phases_trained"], written["phases_reused"]) == (8, 0)
+    rows = written["table"]
+    assert rows[0]["params"] == {"curriculum.order": [1, 2, 3]}
+    assert rows[0]["same_as"] == [{"curriculum.order": "ascending"}]
+    assert rows[0]["by_seed"] == {"5": rows[0]["metrics"]["verifiable.accuracy"]}
+    assert len(rows[0]["keys"]) == 3
+    assert (rows[-1]["state"], rows[-1]["reason"], rows[-1]["metrics"]) == ("failed", "the training loss is nan", {})
+    assert written["contest"]["leader"] == 1
+    assert sum(one["chance"] for one in written["contest"]["candidates"]) == pytest.approx(1.0)
+    again = [trial.number for trial in trials if trial.same is not None]
+    assert again == [5]
