@@ -7,16 +7,21 @@ and memory stays constant however large the data is.
 from __future__ import annotations
 
 import math
+import os
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.common.errand import INSIDE
 from components.common.models import context_length, load_model, load_tokenizer, model_folder, quiet
 from components.common.progress import Progress
 from components.common.rendering import encode, reply_header
+
+if TYPE_CHECKING:
+    import ray
 
 Batch = dict[str, Any]
 _WINDOW = 2048
@@ -68,6 +73,22 @@ class Scorer:
         return {"id": batch["id"], "difficulty": difficulty, "seconds": np.full(len(given), share)}
 
 
+def _rows(files: list[str], total: int, blocks: int) -> ray.data.Dataset:
+    """Ids and messages of the examples, in blocks.
+
+    In a Ray cluster the files are on this machine alone: the blocks are put into Ray's store, which keeps on disk what
+    does not fit into it.
+    """
+    import ray
+
+    columns = ["id", "messages"]
+    if INSIDE not in os.environ:
+        return ray.data.read_parquet(files, columns=columns, override_num_blocks=blocks)
+    size = max(1, math.ceil(total / blocks))
+    batches = (batch for path in files for batch in pq.ParquetFile(path).iter_batches(size, columns=columns))
+    return ray.data.from_arrow_refs([ray.put(pa.Table.from_batches([batch])) for batch in batches])
+
+
 def score_with_model(job: dict[str, Any], limit: int) -> tuple[dict[str, float], float]:
     """Difficulty by example id, and the seconds that Ray and its actors took beside the work.
 
@@ -83,13 +104,10 @@ def score_with_model(job: dict[str, Any], limit: int) -> tuple[dict[str, float],
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.enable_operator_progress_bars = False
-    files = [Path(path).absolute() for path in job["files"].values()]
+    files = [str(path) for path in job["files"].values()]
     total = sum(pq.read_metadata(path).num_rows for path in files)
     actors = max(1, min(job["workers"], math.ceil(total / _SHARE)))
-    # Read on this machine, whose files they are: the actors may be on others. A cluster's head has no core to give.
-    rows = ray.data.read_parquet(
-        [f"local://{path}" for path in files], columns=["id", "messages"], override_num_blocks=2 * actors, num_cpus=0
-    )
+    rows = _rows(files, total, 2 * actors)
     scored = rows.map_batches(
         Scorer,
         fn_constructor_args=(job, limit, max(1, job["threads"] // actors)),

@@ -22,7 +22,7 @@ from typing import Any
 from components.common.errors import UserError
 from components.common.models import model_folder
 from components.common.store import reading
-from components.training.stopping import ASKED, DONE, FAILED, told_as
+from components.training.stopping import ASKED, DONE, FAILED, Stopped, told_as
 
 Send = Callable[[list[Path]], None]
 _PIECE = 8 << 20
@@ -135,22 +135,25 @@ def at_hand(job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Send]]:
     if courier is None or (Path(job["data"]["file"]).exists() and not (out / _WHOLE).exists()):
         yield job, lambda places: None
         return
+    scratch = Path(job["scratch"])
     with _copied(out) as making:
         try:
             with making():
                 located = _located(job, courier)
-        except UserError as error:
-            _tell(courier, Path(job["scratch"]), error)
+            with _linked(courier, scratch):
+                yield located, lambda places: _send(courier, places)
+        except (Stopped, UserError) as error:
+            _tell(courier, scratch, error)
             raise
-        with _linked(courier, Path(job["scratch"])):
-            yield located, lambda places: _send(courier, places)
 
 
-def _tell(courier: Any, scratch: Path, error: UserError) -> None:
-    """Tell the driver what the user can mend, before Ray starts this worker again to no avail."""
+def _tell(courier: Any, scratch: Path, error: Exception) -> None:
+    """Tell the driver that a worker is done, or what the user can mend: Ray would start it again, to no avail."""
     import ray
 
-    ray.get(courier.note.remote(str(scratch / FAILED), told_as(error).encode()))
+    if isinstance(error, UserError):
+        ray.get(courier.note.remote(str(scratch / FAILED), told_as(error).encode()))
+    ray.get(courier.note.remote(str(scratch / DONE), b""))
 
 
 def _located(job: dict[str, Any], courier: Any) -> dict[str, Any]:
@@ -244,22 +247,18 @@ def _send(courier: Any, places: list[Path]) -> None:
 
 @contextmanager
 def _linked(courier: Any, scratch: Path) -> Iterator[None]:
-    """While inside, the notes of `stopping` that concern the other side are carried there."""
+    """While inside, the wish to stop is noted here too."""
     import ray
 
-    done, told = threading.Event(), set[str]()
+    done = threading.Event()
 
     def look() -> None:
         while not done.wait(_LOOKS):
             # Without the courier there is no driver either: Ray ends this worker.
             with contextlib.suppress(ray.exceptions.RayError):
-                if ASKED not in told and ray.get(courier.exists.remote(str(scratch / ASKED))):
-                    told.add(ASKED)
+                if ray.get(courier.exists.remote(str(scratch / ASKED))):
                     (scratch / ASKED).touch()
-                for name in (FAILED, DONE):
-                    if name not in told and (scratch / name).exists():
-                        _send(courier, [scratch / name])
-                        told.add(name)
+                    return
 
     thread = threading.Thread(target=look, name="nodes", daemon=True)
     thread.start()

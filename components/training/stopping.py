@@ -43,12 +43,16 @@ def told_as(failure: UserError) -> str:
 
 
 def rest(scratch: Path, failure: UserError | None = None) -> None:
-    """A worker of Ray says that it is done, or why it cannot go on, and waits for its end."""
-    if failure is not None:
-        partial = scratch / f"{FAILED}.{os.getpid()}"
-        partial.write_text(told_as(failure), encoding="utf-8")
-        partial.replace(scratch / FAILED)
-    (scratch / DONE).touch()
+    """A worker of Ray says that it is done, or why it cannot go on, and waits for its end.
+
+    On another machine than the driver's its copy of the folder is gone by now, and `nodes` has said so.
+    """
+    if scratch.is_dir():
+        if failure is not None:
+            partial = scratch / f"{FAILED}.{os.getpid()}"
+            partial.write_text(told_as(failure), encoding="utf-8")
+            partial.replace(scratch / FAILED)
+        (scratch / DONE).touch()
     time.sleep(PATIENCE)
 
 

@@ -34,10 +34,15 @@ def train_worker(job: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     set_reproducible(max(1, job["threads"] // workers), job["training_seed"])
-    with at_hand(job) as (job_here, send):
-        found = _train(job_here, rank, workers)
-        if rank == 0:
-            send(_leave(job_here, found))
+    try:
+        with at_hand(job) as (job_here, send):
+            found = _train(job_here, rank, workers)
+            if rank == 0:
+                send(_leave(job_here, found))
+    except (Stopped, UserError) as error:
+        if job["compute"]["workers"] != 1:  # Ray would start this worker again
+            rest(Path(job["scratch"]), error if isinstance(error, UserError) else None)
+        raise
 
 
 def _train(job: dict[str, Any], rank: int, workers: int) -> dict[str, Any]:
@@ -46,21 +51,15 @@ def _train(job: dict[str, Any], rank: int, workers: int) -> dict[str, Any]:
     from components.training.attempt import train
     from components.training.curve import Diverged
 
-    scratch = Path(job["scratch"])
-    try:
-        if asked(scratch):
-            raise Stopped
-        while True:
-            try:
-                return train(job, rank, workers)
-            except Diverged as diverged:
-                _go_back(job, diverged, rank)
-                if workers > 1:  # nobody reads the last checkpoint before it is written
-                    torch.distributed.barrier()
-    except (Stopped, UserError) as error:
-        if job["compute"]["workers"] != 1:  # Ray would start this worker again
-            rest(scratch, error if isinstance(error, UserError) else None)
-        raise
+    if asked(Path(job["scratch"])):
+        raise Stopped
+    while True:
+        try:
+            return train(job, rank, workers)
+        except Diverged as diverged:
+            _go_back(job, diverged, rank)
+            if workers > 1:  # nobody reads the last checkpoint before it is written
+                torch.distributed.barrier()
 
 
 def _leave(job: dict[str, Any], found: dict[str, Any]) -> list[Path]:
