@@ -64,7 +64,9 @@ def run_on_cluster(errand: Errand, spec: Spec) -> Done:
         failed, said = failed + 1, f"the job {job.name} ended as {job.status}: {job.reason}"
         if failed == spec.compute.kubernetes.attempts:
             break
-        say(warning=f"{errand.step}: {said}; another one goes on from the last checkpoint")
+        told = f"{errand.step}: {said}; another one goes on from the last checkpoint"
+        print(told, flush=True)  # in a pod nobody reads events
+        say(warning=told)
         time.sleep(_BETWEEN)
     raise StepFailed(f"{errand.step} in the Ray cluster at {cluster.address}: {said or 'too many jobs of one name'}")
 
