@@ -118,7 +118,7 @@ def orders_figure(points: Sequence[Point], objective: ObjectiveSpec, width: floa
     known = np.concatenate([means[np.isfinite(means)] for means, _ in maps.values()])
     limits = (float(known.min()), float(known.max()))
     if limits[0] == limits[1]:
-        limits = (limits[0] - 0.5, limits[1] + 0.5)
+        limits = (limits[0] - 0.05, limits[1] + 0.05)
     most = max(maps)
     across = len(maps) if width == WIDE and most * len(maps) <= 15 else 1
     cell = min(0.68, (width - 0.6 * across - 0.3) / (most * across))

@@ -65,6 +65,9 @@ def judge(sweep: Sweep, run: SweepRun, trials: Sequence[Trial], repeats: Sequenc
     if found is None:
         return Judged(["The per-example results of the trials are gone, so they cannot be compared."], None, [], [])
     sentences = _sentences(objective, found, candidates, counted, len(seeds), len(ended))
+    distinct = sum(trial.same is None for trial in trials)
+    if len(ended) < distinct:
+        sentences.insert(1, f"{distinct - len(ended)} of the {distinct} trials have no result.")
     return Judged(sentences, found, candidates, counted)
 
 

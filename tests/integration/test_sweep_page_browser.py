@@ -74,7 +74,8 @@ def pages(new_place):
     """A page made by hand of 66 trials, and the pages of a real sweep."""
     place = new_place("sweep-pages")
     changes = {"splitting": {"tiers": 2, "cut": "quantiles"}, "tracking": {"enabled": False}}
-    place.spec({**changes, "data": {"train": [{"path": "lab://instructions?count=100", "name": "lab"}]}}, "base")
+    train = [{"path": "lab://instructions?count=100", "name": "lab"}]
+    place.spec({**changes, "data": {"train": train, "held_out": {"fraction": 0.3}}}, "base")
     space = {"splitting.tiers": [1, 2], "curriculum.order": "permutations"}
     sweep = {"name": "real", "base": "base.yaml", "space": space}
     (place.folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
