@@ -200,6 +200,7 @@ def _follow(
             if not busy:
                 time.sleep(_PAUSE)
             continue
+        watching = tuning.running  # looked at first: what Tune says at its end is heard below
         for asked in tuning.asked():
             proposed = suggested(asked.config)
             if asked.watcher in watchers:
@@ -216,7 +217,7 @@ def _follow(
             trial, _ = watchers.pop(watcher)
             if trial.same is None and run.state(trial) == "running":
                 run.stop(trial)
-        if not busy and (run.spent or not tuning.running):
+        if not busy and (run.spent or not watching):
             return
         if not busy:
             time.sleep(_PAUSE)  # Tune decides

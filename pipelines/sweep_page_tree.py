@@ -17,7 +17,7 @@ MOST_SHOWN = 300
 
 
 def tree_of(run: SweepRun, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Every split and every phase of trials, parents before children.
+    """Every split and every phase that trials have asked for, parents before children.
 
     Each has `key`, `parent` (the key of what it comes after; null for a split), `label`, `about`, `state` (`trained`
     by this sweep, `stored` before it, `failed`, or `open`), `trials` (the numbers of those that share it), and, of
@@ -28,7 +28,7 @@ def tree_of(run: SweepRun, trials: Sequence[Trial]) -> list[dict[str, Any]]:
         if trial.chain is None:
             continue
         plans = {(one.name, plan.index): plan for one in expand(trial.spec, trial.seed) for plan in one.phases}
-        for task in trial.chain.tasks:
+        for task in trial.asked:
             if task.kind == "splits" and task.work.key not in rows:
                 rows[task.work.key] = _split(trial, task)
             elif task.work.counted and task.work.key not in rows:

@@ -59,13 +59,13 @@ def as_json(results: Results) -> dict[str, Any]:
         )
     )
     nodes = [node for node in run.planner.nodes() if node.work.counted]
-    chains = [trial.chain for trial in [*distinct, *results.repeats] if trial.chain is not None]
+    asked = [task for trial in [*distinct, *results.repeats] for task in trial.asked]
     return {
         "name": results.sweep.spec.name,
         "objective": objective.model_dump(mode="json"),
         "trials": len(distinct),
         "merged_trials": len(results.trials) - len(distinct),
-        "phases_requested": sum(sum(task.work.counted for task in chain.tasks) for chain in chains),
+        "phases_requested": sum(task.work.counted for task in asked),
         "phases_distinct": len(nodes),
         "phases_trained": len(run.trained),
         "phases_reused": sum(node.found for node in nodes),
@@ -129,7 +129,7 @@ def _order(trial: Trial) -> list[int] | None:
 
 def _evaluation(run: SweepRun, trial: Trial) -> str:
     """Where the per-example results of a trial's end are; empty where it has not been evaluated."""
-    key = trial.chain.evaluations[-1] if trial.chain is not None else ""
+    key = trial.chain.evaluations[-1] if trial.chain is not None and run.metrics(trial) else ""
     entry = run.store.find("evaluations", key) if key else None
     return "" if entry is None else entry.uri
 

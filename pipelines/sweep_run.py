@@ -36,6 +36,7 @@ class Trial:
         chain: What it asks for; None until its split is there.
         beginning: The number in the planner of what comes before its phases.
         place: The number in the planner of as much of its chain as was asked for last.
+        asked: The tasks of that.
         whole: Whether that is all of it.
         stopped: Whether it was ended early; it has no result then, also where another trial's phases would give one.
         merged: Further trials that turned out to be this one.
@@ -50,6 +51,7 @@ class Trial:
     chain: Chain | None = None
     beginning: int | None = None
     place: int | None = None
+    asked: tuple[Task, ...] = ()
     whole: bool = False
     stopped: bool = False
     merged: list[Trial] = field(default_factory=list)
@@ -149,8 +151,8 @@ class SweepRun:
         self._pending = left
 
     def _extend(self, trial: Trial, chain: Chain, phases: int | None) -> None:
-        tasks = chain.upto(phases)
-        trial.place, trial.whole = self._add(trial, tasks), len(tasks) == len(chain.tasks)
+        trial.asked = chain.upto(phases)
+        trial.place, trial.whole = self._add(trial, trial.asked), len(trial.asked) == len(chain.tasks)
 
     def _add(self, trial: Trial, tasks: Sequence[Task]) -> int:
         for task in tasks:

@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.sweep_space import draw_order, tiers_of
@@ -24,23 +25,38 @@ def suggester(sweep: Sweep, objective: str, before: Sequence[dict[str, Any]]) ->
         objective: The reported metric's name.
         before: What an earlier run of the same sweep was proposed, in order: proposed again first, and found stored.
     """
+    import optuna
     from ray.tune.search.optuna import OptunaSearch
 
-    def define(trial: Any) -> dict[str, Any]:
-        params = {key: _value(trial, key, dimension) for key, dimension in sweep.spec.space.items() if key != ORDER}
-        tiers = tiers_of(sweep, params)
-        if ORDER in sweep.spec.space:
-            orders = orders_of(sweep, tiers)
-            params[ORDER] = json.loads(trial.suggest_categorical(f"{ORDER}@{tiers}", [json.dumps(o) for o in orders]))
-        return {"params": json.dumps(params), "tiers": tiers}
-
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return OptunaSearch(
-        space=define,
+        space=Proposing(sweep),
         metric=objective,
         mode=sweep.spec.objective.mode,
         seed=sweep.spec.search.seed,
         points_to_evaluate=[point(sweep, params) for params in before] or None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Proposing:
+    """What Optuna calls for a trial's parameters; Tune pickles it with the state of the search.
+
+    Attributes:
+        sweep: The sweep.
+    """
+
+    sweep: Sweep
+
+    def __call__(self, trial: Any) -> dict[str, Any]:
+        """The configuration of a trial of Tune, as Optuna chooses it."""
+        space = self.sweep.spec.space
+        params = {key: _value(trial, key, dimension) for key, dimension in space.items() if key != ORDER}
+        tiers = tiers_of(self.sweep, params)
+        if ORDER in space:
+            orders = orders_of(self.sweep, tiers)
+            params[ORDER] = json.loads(trial.suggest_categorical(f"{ORDER}@{tiers}", [json.dumps(o) for o in orders]))
+        return {"params": json.dumps(params), "tiers": tiers}
 
 
 def orders_of(sweep: Sweep, tiers: int) -> list[Any]:

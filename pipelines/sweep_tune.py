@@ -28,6 +28,8 @@ TOKENS = "tokens"
 _WATCHERS = 4
 """Trials that Tune watches at the same time where it does not propose them: they only look on."""
 _POLL = 0.2
+_ENDING = 15.0
+"""Seconds that Tune may take to end its trials."""
 _FAILURES = 3
 """How often a watcher that was killed is started again."""
 
@@ -113,6 +115,7 @@ class Tuning:
     _thread: threading.Thread | None = None
     _left: list[str] = field(default_factory=list)
     _failure: list[BaseException] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
         """Connect to Ray and begin; a failure is told by `asked`."""
@@ -167,13 +170,19 @@ class Tuning:
 
     def left(self) -> list[str]:
         """The watchers that Tune has ended since this was last called, at a rung or at their end."""
-        left, self._left = self._left, []
+        left = self._left[:]
+        del self._left[: len(left)]  # Tune's thread goes on with this very list
         return left
 
     def close(self) -> None:
-        """Leave Ray before it ends, so that nobody waits for it."""
+        """End Tune and leave Ray before it ends, so that nobody waits for it."""
         import ray
 
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(_ENDING)
+            if self._thread.is_alive():
+                return  # to leave Ray under a thread that uses it would crash this process
         ray.shutdown()
 
     def _fit(self, board: str) -> None:
@@ -218,8 +227,31 @@ class Tuning:
                 callbacks=[callback],
                 failure_config=tune.FailureConfig(max_failures=_FAILURES),
                 progress_reporter=None,
+                stop=_stopper(self._over),
             ),
         )
+
+
+def _stopper(over: threading.Event) -> Any:
+    from ray.tune import Stopper
+
+    class Over(Stopper):  # type: ignore[misc]  # Tune's classes carry no types
+        """Ends Tune when the sweep ends before it: at the end of a budget, or at an error."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return over.is_set()
+
+        def __reduce__(self) -> Any:
+            return _never, ()  # Tune saves it, and nobody goes on from what it saves
+
+    return Over()
+
+
+def _never() -> Any:
+    return _stopper(threading.Event())
 
 
 def _leaving(note: Callable[[str], None]) -> Any:

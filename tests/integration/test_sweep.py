@@ -127,8 +127,7 @@ def test_trials_that_mean_the_same_are_merged(copied):
     found = copied.run(space)
     assert (found["trials"], found["merged_trials"]) == (5, 4)
     assert found["phases_trained"] == 0
-    same = {json.dumps(row["params"]["curriculum.order"]): len(row["same_as"]) for row in found["table"]}
-    assert sorted(same.values()) == [0, 0, 1, 1, 2]
+    assert sorted(len(row["same_as"]) for row in found["table"]) == [0, 0, 1, 1, 2]
 
 
 def test_a_random_search_draws_the_same_again(copied):
@@ -214,19 +213,25 @@ def test_a_budget_of_hours_that_is_spent_begins_nothing(sweep):
     assert found["verdict"] == "No trial came to a result."
 
 
-def test_optimizers_that_are_carried_controls_and_phases_with_data_of_their_own(sweep):
-    rows = [json.dumps({"prompt": f"Say {number}.", "completion": str(number)}) for number in range(12)]
-    (sweep.place.folder / "more.jsonl").write_text("\n".join(rows) + "\n")
-    sft = {"epochs": 1, "learning_rate": 2.0e-3, "batch_size": 16, "max_length": 256}
-    then = [[{"method": "sft", "data": [{"path": "more.jsonl"}], "learning_rate": rate}] for rate in (1e-3, 1e-4)]
-    space = {"curriculum.then": then, "curriculum.sft.carry": ["none", "optimizer"], "controls": [["one_off"]]}
-    found = sweep.run(space, {"curriculum": {"sft": sft}})
+def test_optimizers_that_are_carried_are_other_phases_and_controls_come_along(sweep):
+    space = {"curriculum.sft.carry": ["none", "optimizer"], "controls": [["one_off"]]}
+    found = sweep.run(space)
     assert {row["state"] for row in found["table"]} == {"done"}, found["table"]
-    # Two carries: each 2 phases of tiers, 1 control; behind each of these two variants of the further phase.
-    assert found["phases_distinct"] == found["phases_trained"] == len(sweep.place.weights())
-    again = sweep.run(space, {"curriculum": {"sft": sft}})
+    # Each trial has two phases and a control; the control of one phase carries nothing, and is shared.
+    assert (found["phases_requested"], found["phases_distinct"]) == (6, len(sweep.place.weights()))
+    assert found["phases_trained"] == found["phases_distinct"] in (5, 6)
+    again = sweep.run(space)
     assert again["phases_trained"] == 0
     assert values(again) == values(found)
+
+
+def test_phases_that_follow_train_on_data_of_their_own(copied):
+    rows = [json.dumps({"prompt": f"Say {number}.", "completion": str(number)}) for number in range(12)]
+    (copied.place.folder / "more.jsonl").write_text("\n".join(rows) + "\n")
+    then = [[{"method": "sft", "data": [{"path": "more.jsonl"}], "learning_rate": rate}] for rate in (1e-3, 1e-4)]
+    found = copied.run({"curriculum.then": then})
+    assert {row["state"] for row in found["table"]} == {"done"}, found["table"]
+    assert (found["phases_distinct"], found["phases_reused"], found["phases_trained"]) == (4, 2, 2)
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,7 @@ def test_a_stopped_trial_has_no_result_though_another_one_or_an_earlier_sweep_ha
     sweep_world.finish(run)
     run.stop(trials[0])
     assert (run.state(trials[0]), run.metrics(trials[0]), hands.done) == ("stopped", {}, [])
+    assert [task.label for task in trials[0].asked if task.work.counted] == ["train main 1 (tier-1)"]
 
 
 def test_a_stopped_trial_takes_nothing_from_one_that_shares_with_it(begun, sweep_world):
