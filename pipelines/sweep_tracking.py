@@ -23,16 +23,13 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.markup import escape
 
-from components.common.curriculum import MAIN, expand, find_plan
-from components.common.digests import digest
+from components.common.curriculum import find_plan
 from components.common.store import Store
 from components.common.tracking import open_tracked, redact
 from components.common.tracking_connect import connect, reachable
-from components.common.tracking_runs import flat_parameters
 from components.common.tracking_sweep import (
     PhaseMade,
     Status,
-    SweepAbout,
     SweepEnd,
     SweepRuns,
     TrialAbout,
@@ -41,7 +38,7 @@ from components.common.tracking_sweep import (
 from pipelines.screen import tracking_warnings
 from pipelines.sweep_chains import Task
 from pipelines.sweep_run import SweepRun, Trial
-from pipelines.sweep_screen import described
+from pipelines.sweep_tracking_about import sweep_about, sweep_digest, sweep_end, trial_about
 
 if TYPE_CHECKING:
     from pipelines.sweep import Sweeping
@@ -53,17 +50,6 @@ _PAUSE = 60.0
 """Seconds after a failure before MLflow is asked again."""
 _LATER = "the sweep goes on; what is missing is sent at its end, or by the next run of the same command"
 _STATUS: dict[str, Status] = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "running": "KILLED"}
-_COUNTS = (
-    "trials",
-    "merged_trials",
-    "phases_requested",
-    "phases_distinct",
-    "phases_trained",
-    "phases_reused",
-    "seconds",
-    "slot_seconds",
-)
-_SETTINGS = {"learning_rate": "lr", "epochs": "epochs", "batch_size": "batch_size"}
 Job = Callable[[SweepRuns], Any]
 
 
@@ -83,6 +69,7 @@ class SweepTracking:
         self._sweeping = sweeping
         self._store = store
         self._console = console
+        self._digest = sweep_digest(sweeping)
         self._on = sweeping.base.tracking.enabled
         self._uri = ""
         self._runs: SweepRuns | None = None
@@ -101,14 +88,15 @@ class SweepTracking:
     def _open(self) -> None:
         sweeping = self._sweeping
         known = _read(self._file)
-        if known.get("digest") == _digest(sweeping) and not known.get("complete"):
+        if known.get("digest") == self._digest and not known.get("complete"):
             sweeping.run_id, self._trained = known["run"], known["trained"]
-        about = _about(sweeping)
+        about = sweep_about(sweeping)
         with tracking_warnings(self._console):
             self._uri, self._runs = open_tracked(
                 sweeping.base.tracking, _LATER, lambda client, uri: SweepRuns.open(client, uri, about)
             )
         if self._runs is None:
+            self._warned = True
             self._away()
         else:
             sweeping.run_id = self._runs.run
@@ -123,7 +111,7 @@ class SweepTracking:
     def _note(self, complete: bool) -> None:
         values = {
             "run": self._sweeping.run_id,
-            "digest": _digest(self._sweeping),
+            "digest": self._digest,
             "complete": complete,
             "trained": self._trained,
         }
@@ -186,7 +174,7 @@ class SweepTracking:
         return [one for one in [*self._sweeping.trials, *self._sweeping.repeats] if one.same is None]
 
     def _about(self, trial: Trial) -> TrialAbout:
-        return _trial_about(trial, self._sweeping.base.seed)
+        return trial_about(trial, self._sweeping.base.seed)
 
     def _state(self, trial: Trial) -> str:
         return "running" if self._run is None else self._run.state(trial)
@@ -218,7 +206,7 @@ class SweepTracking:
             if self._runs is None:
                 if not reachable(self._uri):
                     raise ConnectionError("nothing listens there")
-                self._runs = SweepRuns.open(connect(self._uri), self._uri, _about(self._sweeping))
+                self._runs = SweepRuns.open(connect(self._uri), self._uri, sweep_about(self._sweeping))
             return job(self._runs)
         except Exception as error:  # whatever MLflow, SQLAlchemy or the network raise: the sweep goes on
             self._away()
@@ -259,12 +247,13 @@ class SweepTracking:
 
     def _send_trial(self, runs: SweepRuns, trial: Trial, state: str) -> None:
         """Send what a trial came to."""
-        chain, phases = trial.chain, {}
+        chain, phases, name = trial.chain, {}, self._sweeping.sweep.spec.objective.name
         if chain is not None and state != "stopped":  # the phases of a stopped one may be another trial's
             entries = {
                 index: self._store.find("evaluations", key) for index, key in enumerate(chain.evaluations, 1) if key
             }
-            phases = {index: entry.info["metrics"] for index, entry in entries.items() if entry is not None}
+            found = {index: entry.info["metrics"] for index, entry in entries.items() if entry is not None}
+            phases = {index: dict(sorted(of.items(), key=lambda one: one[0] != name)) for index, of in found.items()}
         totals = {} if chain is None else {"tokens": sum(chain.tokens), "phases": len(chain.phases)}
         tags = {}
         if state == "failed" and self._run is not None:
@@ -293,95 +282,13 @@ class SweepTracking:
         self._note(complete=end.status == "FINISHED")
 
     def _send_end(self, runs: SweepRuns, error: BaseException | None, states: list[str]) -> SweepEnd:
-        end = self._end(error, states)
+        end = sweep_end(self._sweeping, self._written, states, error)
         runs.end(end)
         return end
-
-    def _end(self, error: BaseException | None, states: list[str]) -> SweepEnd:
-        status: Status = "FINISHED"
-        if error is not None:
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        elif "running" in states:
-            status = "KILLED"  # its budget ended it, and another run goes on with it
-        elif "done" not in states:
-            status = "FAILED"
-        written, folder = self._written, self._sweeping.folder
-        if not written:
-            return SweepEnd(status, {})
-        objective = self._sweeping.sweep.spec.objective.name
-        counts = {name: float(written[name]) for name in _COUNTS}
-        best = written["table"][0]["metrics"].get(objective) if written["table"] else None
-        if best is not None:
-            counts[objective] = best
-        files = [path for path in (folder / "sweep.json", folder / "sweep.html") if path.is_file()]
-        rows = [_row(row, objective) for row in written["table"]]
-        note = "\n\n".join([*written["sentences"], _counted(written)])
-        return SweepEnd(status, counts, written["verdict"], note, rows, files)
 
 
 class _Away(Exception):
     """MLflow is away."""
-
-
-def _about(sweeping: Sweeping) -> SweepAbout:
-    spec = sweeping.sweep.spec
-    return SweepAbout(
-        spec.name,
-        sweeping.run_id,
-        _digest(sweeping),
-        sweeping.base.tracking.experiment,
-        flat_parameters(spec.model_dump(mode="json", exclude={"name"})),
-    )
-
-
-def _digest(sweeping: Sweeping) -> str:
-    """Of what determines the trials: a sweep whose budget or slots were changed goes on with the same."""
-    sweep = sweeping.sweep.spec.model_dump(mode="json", exclude={"budget", "slots"})
-    return digest({"sweep": sweep, "base": sweeping.base.model_dump(mode="json", exclude={"tracking"})})
-
-
-def _trial_about(trial: Trial, seed: int) -> TrialAbout:
-    main = next(one for one in expand(trial.spec, trial.seed) if one.name == MAIN)
-    settings = [plan.settings.model_dump(mode="json") for plan in main.phases]
-    params = {
-        "trial": str(trial.number),
-        "seed": str(trial.seed),
-        "tiers": str(trial.spec.splitting.tiers),
-        "order": "-".join("+".join(map(str, plan.tiers)) or plan.method for plan in main.phases),
-        "scorer": trial.spec.scoring.method,
-        "cut": trial.spec.splitting.cut,
-        "methods": "+".join(dict.fromkeys(plan.method for plan in main.phases)),
-    }
-    for name, short in _SETTINGS.items():
-        values = dict.fromkeys(json.dumps(one[name]) for one in settings if one.get(name) is not None)
-        params[short] = ", ".join(values)
-    return TrialAbout(trial.info, trial_name(trial, seed), {**params, **flat_parameters(trial.params)})
-
-
-def trial_name(trial: Trial, seed: int) -> str:
-    """What MLflow's list of runs shows of a trial: `3: tiers 2, order 2-1`, of a repetition also its seed."""
-    other = "" if trial.seed == seed else f" (seed {trial.seed})"
-    return f"{trial.number}: {described(trial.params)}"[:230] + other
-
-
-def _row(row: dict[str, Any], objective: str) -> dict[str, Any]:
-    """A trial in the table of the sweep's page in MLflow."""
-    metrics = row["metrics"]
-    values = {name: metrics.get(name) for name in (objective, f"{objective}.low", f"{objective}.high")}
-    return {
-        "trial": row["trial"],
-        **flat_parameters(row["params"]),
-        **values,
-        "tokens": row["tokens"],
-        "state": row["state"],
-    }
-
-
-def _counted(written: dict[str, Any]) -> str:
-    return (
-        f"{written['trials']} trials, {written['merged_trials']} merged into others; {written['phases_requested']} "
-        f"phases asked for, {written['phases_distinct']} distinct, {written['phases_trained']} trained."
-    )
 
 
 def _read(path: Path) -> dict[str, Any]:

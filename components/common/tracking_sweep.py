@@ -93,7 +93,7 @@ class TrialEnd:
     Attributes:
         status: MLflow's word for how it ended.
         state: The sweep's.
-        phases: The metrics after each phase that was evaluated, by the phase's number.
+        phases: The metrics after each phase that was evaluated, by the phase's number; what decides goes first.
         totals: What was counted.
         keys: The keys of the main curriculum's phases, in order.
         tags: Further tags.
@@ -233,9 +233,11 @@ class SweepRuns:
         if mark in (run.data.tags.get(RECORD), self._sent.get(about.identity)):
             return
         last, began, latest = max(end.phases, default=0), run.info.start_time, run.data.metrics
-        metrics = final_metrics(end.totals, began, latest)
+        # MLflow's charts begin with the metric that was logged first.
+        metrics: list[Any] = []
         for index, values in end.phases.items():
             metrics += final_metrics(values, began, latest if index == last else {}, index)
+        metrics += final_metrics(end.totals, began, latest)
         params = {name: value for name, value in about.params.items() if name not in run.data.params}
         self.client.set_terminated(run.info.run_id, end.status)
         # The mark goes last: a copy that broke off is then made again.
