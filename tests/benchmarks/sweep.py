@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -225,14 +226,15 @@ def compared(name: str, place: Path, rows: int, space: dict[str, Any]) -> dict[s
         "plain_seconds": plainly,
         "again_seconds": again,
         "pieces_seconds": results["slot_seconds"],
-        "times": phase_times(ours / "store"),
+        "ratios": ratios(ours / "store"),
     }
 
 
-def phase_times(store: Path) -> list[float]:
-    """Seconds of training of every phase."""
-    manifests = [json.loads(path.read_text()) for path in store.glob("phases/*/manifest.json")]
-    return [manifest["info"]["train_seconds"] for manifest in manifests]
+def ratios(store: Path) -> list[float]:
+    """Every phase's seconds of training over what is expected of its tokens by the median phase."""
+    infos = [json.loads(path.read_text())["info"] for path in sorted(store.glob("phases/*/manifest.json"))]
+    pace = statistics.median(info["train_seconds"] / info["tokens"] for info in infos)
+    return [round(info["train_seconds"] / (pace * info["tokens"]), 3) for info in infos]
 
 
 def main() -> None:
@@ -243,6 +245,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["orders", FOLLOWED])
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
+    parser.add_argument("--measured", type=Path, help="write the spread of the phases' times, for sweep_simulation.py")
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if options.plain is not None:
@@ -256,6 +259,11 @@ def main() -> None:
                 show(found[-1])
     if options.out is not None:
         options.out.write_text(json.dumps(found, indent=1) + "\n")
+    if options.measured is not None:
+        about = (
+            f"seconds of training over expected ones, of {found[0]['distinct']} phases of the sweep {found[0]['name']}"
+        )
+        options.measured.write_text(json.dumps({"about": about, "rows": rows, "ratios": found[0]["ratios"]}) + "\n")
 
 
 def show(one: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """A sweep at scale, by simulation: the real planner over simulated workers; nothing is trained.
 
-Trials of one to six phases that share beginnings ask for work; phase times are drawn from a log-normal distribution of
-the spread that measured ones had; workers are lost at one per cent an hour, and what they were at is lost with
-them. The planner is the product's, its estimates are off by the same spread, and every grant and end is checked: no
-phase is lost or trained twice.
+Trials of four to six phases that share beginnings ask for work. A phase takes what is expected of it times a factor
+drawn from measured ones (measured_phases.json: of a real sweep, which `sweep.py --measured` writes anew); the planner
+knows the expected times only. Workers are lost at one per cent an hour, and what they were at is lost with them. The
+planner is the product's, and every grant and end is checked: no phase is lost or trained twice.
 
 Run as `python tests/benchmarks/sweep_simulation.py [--largest] [--out FOLDER]`; without `--largest` up to 3,000 trials.
 """
@@ -25,8 +25,8 @@ HOUR = 3600.0
 LOSSES = 0.01
 """Workers lost, of each an hour."""
 SEEDS = 3
-SPREAD = 0.2
-"""Standard deviation of the logarithm of a phase's time; that of its estimate's error too."""
+MEASURED: list[float] = json.loads(Path(__file__).with_name("measured_phases.json").read_text())["ratios"]
+"""Measured times of phases over those expected."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def simulate(count: int, workers: int, seed: int = 17, losses: float = LOSSES, t
     for chain in asked:
         planner.add(chain)
     planning = time.perf_counter() - began
-    took = {node.work.key: node.work.seconds * draw.lognormvariate(0.0, SPREAD) for node in planner.nodes()}
+    took = {node.work.key: node.work.seconds * draw.choice(MEASURED) for node in planner.nodes()}
     parents = {node.work.key: node.work.parent for node in planner.nodes()}
     ends: list[tuple[float, str, bool, float]] = []
     finished: set[str] = set()
