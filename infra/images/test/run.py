@@ -154,8 +154,9 @@ def check(work: Path, env: Mapping[str, str]) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What lies in a folder, but for the start-up files that Debian gives every home folder."""
-    return [path for path in folder.rglob("*") if path.is_file() and path.name not in (".bashrc", ".profile")]
+    """What lies in a folder, but for a home folder's start-up files, and for files that are but mount points."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".bashrc", ".profile")]
+    return [path for path in found if path.stat().st_size]
 
 
 def build_and_check(work: Path, env: Mapping[str, str], suite: str, mirror: str) -> None:
