@@ -138,13 +138,15 @@ def test_json_and_yaml_parse(root, tracked):
 def test_specs_are_valid(root):
     from components.common.errors import UserError
     from components.common.spec_file import load_spec
+    from pipelines.sweep_cli import is_sweep
+    from pipelines.sweep_spec import load_sweep
 
     specs = sorted((root / "pipelines" / "specs").glob("*.yaml"))
     assert specs
     faults = []
     for spec in specs:
         try:
-            load_spec(spec)
+            load_sweep(spec) if is_sweep(spec) else load_spec(spec)
         except UserError as error:
             faults.append(f"{spec.name}: {error}")
     assert not faults
