@@ -235,6 +235,7 @@ def cancel(
     console.print(f"{known.name}: {'told to end' if told else 'has ended or was told before'}", highlight=False)
     ours = known.info.run if known.info is not None else ""
     gone = cancel_run(ours, wanted, namespace)
+    _stop_jobs(known)
     ended = following.ended_within(kubeflow, wanted, _CANCELLING)
     # A step that was still at work may have made another one meanwhile.
     for name in [*gone, *cancel_run(ours, wanted, namespace)]:
@@ -242,6 +243,31 @@ def cancel(
     _end_tracking(known)
     if not ended:
         raise UserError("the run has not ended yet", f"`phasetune cancel {wanted}` again sees that nothing is left")
+
+
+def _stop_jobs(known: Known) -> None:
+    """Stop the jobs of standing Ray clusters that no other run waits for."""
+    from components.common.jobs_api import cancel_on_cluster
+    from components.common.joining import joined
+
+    if known.info is None:
+        return
+    try:
+        info = joined(known.info)
+        spec = info.parsed()
+        places = {one.compute.ray: one for one in (spec, spec.at("scoring"), spec.at("evaluation"))}
+        stopped = [
+            name
+            for place, one in places.items()
+            if place.startswith("http")
+            for name in cancel_on_cluster(one, info.run)
+        ]
+    except Exception as error:  # the cluster or the store may be out of reach from here, in many ways
+        said = (str(error).splitlines() or [""])[0]
+        console.print(f"Ray's jobs are not stopped from here: {said}", highlight=False, markup=False)
+        return
+    for name in stopped:
+        console.print(f"stopped the job {name}", highlight=False)
 
 
 def _end_tracking(known: Known) -> None:

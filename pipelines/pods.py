@@ -12,6 +12,7 @@ from typing import Any
 
 from components.common.errors import UserError
 from components.common.image import DEFAULT, ENVIRONMENT, HOME, USER
+from components.common.progress import EVENTS, PRINTED
 from components.common.rayjob_pods import amount
 from components.common.spec import Spec
 
@@ -61,7 +62,7 @@ def place(task: Any, spec: Spec, image: str, like: Any = None) -> None:
     """
     about = spec.compute.kubernetes
     task.set_container_image(image)
-    for name, value in {**ENVIRONMENT, **about.environment}.items():
+    for name, value in {**ENVIRONMENT, EVENTS: PRINTED, **about.environment}.items():
         task.set_env_variable(name, value.replace("$", "$$"))  # Kubernetes would put in another variable's value
     pod, memory = about.pipeline, str(bytes_of(about.pipeline.memory))
     task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu).set_memory_request(memory).set_memory_limit(memory)
