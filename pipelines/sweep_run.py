@@ -211,6 +211,8 @@ class SweepRun:
         if (error := fatal(outcome)) is not None:
             planner.lost(key)
             raise error
+        if outcome.lost:
+            self.store.clear_staging()  # what the process was at when it was killed
         if outcome.lost and self._attempts[key] < ATTEMPTS:
             planner.lost(key)
             self._on_event("lost", outcome.task, trial, outcome.seconds)

@@ -144,7 +144,12 @@ class Place:
 
     def named(self, *parts: str) -> list[psutil.Process]:
         """The processes whose command line has one of these parts."""
-        return [one for one in self.processes() if any(part in " ".join(one.cmdline()) for part in parts)]
+        found = []
+        for one in self.processes():
+            with contextlib.suppress(psutil.Error):  # it has ended since
+                if any(part in " ".join(one.cmdline()) for part in parts):
+                    found.append(one)
+        return found
 
     def checkpoints(self) -> dict[str, Any]:
         """The pointer to the disturbed phase's checkpoints: `kept` (newest first) and `unfinished`."""
@@ -267,6 +272,49 @@ def _spec_of() -> Callable[..., dict[str, Any]]:
 def disturbances() -> ModuleType:
     """The module `disturbances`."""
     return _load("disturbances")
+
+
+@pytest.fixture(scope="session")
+def sweep_places() -> ModuleType:
+    """The module `sweep_places`."""
+    return _load("sweep_places")
+
+
+@pytest.fixture(scope="session")
+def _calm_sweeps(sweep_places: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Sweeps that nothing happened to."""
+    made: dict[str, Any] = {}
+
+    def make(kind: str) -> Any:
+        if kind not in made:
+            made[kind] = sweep_places.SweepPlace(Place(tmp_path_factory.mktemp(f"calm-{kind}")))
+            made[kind].write(kind)
+            made[kind].finish()
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture
+def calm_sweep(_calm_sweeps: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
+    """The tables of undisturbed sweeps."""
+    return lambda kind: dict(_calm_sweeps(kind).table())
+
+
+@pytest.fixture
+def sweep_ready(
+    sweep_places: ModuleType, _calm_sweeps: Callable[[str], Any], new_place: Callable[..., Place]
+) -> Callable[[str], Any]:
+    """Makes folders with a sweep whose data are prepared and scored, and nothing else is done."""
+
+    def make(kind: str) -> Any:
+        there = sweep_places.SweepPlace(new_place())
+        there.write(kind)
+        for done in ("prepared", "scores"):
+            shutil.copytree(_calm_sweeps(kind).place.store / done, there.place.store / done)
+        return there
+
+    return make
 
 
 def _load(name: str) -> ModuleType:

@@ -1,0 +1,134 @@
+"""Sweeps in which something is killed or diverges: the same command comes to the table of an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
+
+
+@pytest.mark.parametrize("kind", ["grid", "random"])
+def test_the_driver_is_killed(sweep_ready, calm_sweep, kind):
+    there = sweep_ready(kind)
+    process = there.start()
+    there.training(process)
+    process.kill()
+    there.place.ended(process, -9)
+    done = there.phases()
+    there.finish()
+    found = there.results()
+    assert found["phases_reused"] >= done >= 1
+    assert found["phases_trained"] + found["phases_reused"] == found["phases_distinct"]
+    assert there.table() == calm_sweep(kind)
+
+
+def test_everything_is_killed_at_once(sweep_ready, calm_sweep):
+    """As by a loss of power: not even the step that holds the lease can say goodbye."""
+    there = sweep_ready("grid")
+    process = there.start()
+    there.training(process)
+    os.killpg(process.pid, signal.SIGKILL)
+    there.place.ended(process, -9)
+    there.finish()
+    assert there.table() == calm_sweep("grid")
+
+
+@pytest.mark.parametrize("kind", ["grid", "random"])
+def test_a_trial_is_killed(sweep_ready, calm_sweep, kind):
+    """Tune's processes of all trials that it watches at this moment: Tune starts them again."""
+    there = sweep_ready(kind)
+    process = there.start()
+    watchers = there.place.until(process, there.watchers, "a trial of Tune")
+    for watcher in watchers:
+        watcher.kill()
+    psutil.wait_procs(watchers, timeout=20)
+    there.finish(process)
+    assert there.table() == calm_sweep(kind)
+
+
+def test_the_process_that_holds_a_lease_is_killed(sweep_ready, calm_sweep):
+    """Its phase is tried again, and goes on from its last checkpoint; the user has nothing to do."""
+    there = sweep_ready("grid")
+    process = there.start()
+    there.training(process).kill()
+    out = there.finish(process)
+    assert "was lost and is tried again" in out
+    assert there.results()["phases_trained"] == there.results()["phases_distinct"]
+    assert there.table() == calm_sweep("grid")
+
+
+def test_a_trial_diverges(sweep_ready):
+    """Weights that a decay too large for the learning rate makes grow for ever: its trials fail, the others end."""
+    there = sweep_ready("grid")
+    constant = {"schedule": "constant", "warmup_ratio": 0.0}
+    sft = {"epochs": 8, "learning_rate": 1.0e-3, "batch_size": 8, "max_length": 256, **constant}
+    there.write(
+        base={"curriculum": {"sft": sft}},
+        space={"splitting.tiers": [1, 2], "curriculum.sft.weight_decay": [0.01, 3000.0]},
+    )
+    out = there.finish_with_failures()
+    assert "failed" in out
+    rows = {json.dumps(row["params"]): row for row in there.results()["table"]}
+    assert len(rows) == 4
+    for name, row in rows.items():
+        assert row["state"] == ("failed" if "3000" in name else "done")
+        assert bool(row["metrics"]) == (row["state"] == "done")
+        assert (" is nan at step " in row["reason"] or " is inf at step " in row["reason"]) == (
+            row["state"] == "failed"
+        )
+    before = there.table()
+    trained = there.results()["phases_trained"]
+    there.finish_with_failures()  # what failed is tried again, and fails again
+    assert there.table() == before
+    assert trained >= 3
+    assert there.results()["phases_trained"] == 0
+
+
+@pytest.fixture
+def small_disk():
+    """Puts a place's store on a disk of its own."""
+    mounted = []
+
+    def move(place):
+        aside = place.store.rename(place.store.with_name("aside"))
+        place.store.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", str(place.store)]
+        if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("a small disk can be mounted only by a privileged user")
+        mounted.append(place.store)
+        subprocess.run(["cp", "-a", f"{aside}/.", str(place.store)], check=True)
+        subprocess.run(["rm", "-r", str(aside)], check=True)
+
+    yield move
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_the_disk_is_full(sweep_ready, calm_sweep, small_disk):
+    """Others fill it while phases train; space is made, and the same command goes on."""
+    there = sweep_ready("grid")
+    small_disk(there.place)
+    process = there.start()
+    there.training(process)
+    ballast = there.place.store / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        while process.poll() is None:
+            try:
+                file.write(b"x" * 2**20)
+            except OSError:  # full; what the sweep frees is taken too
+                time.sleep(0.01)
+    _, err = there.place.ended(process, 1)
+    assert [line.partition(" ")[0] for line in err.splitlines()] == ["error:", "remedy:"]
+    assert "is full" in err
+    done = there.phases()
+    ballast.unlink()
+    there.finish()
+    assert there.results()["phases_reused"] >= done
+    assert there.table() == calm_sweep("grid")
