@@ -162,7 +162,7 @@ def test_optuna_is_proposed_the_same_again_after_an_interruption(copied, gone):
     copied.place.run("sweep", file)
     whole = [json.loads(line) for line in proposed.read_text().splitlines()[1:]]
     found = copied.results()
-    assert whole[: len(known)] == known
+    assert all(params in whole for params in known)  # two are asked for at a time, in either order
     assert len(whole) == 4
     assert sorted(json.dumps(row["params"]) for row in found["table"]) == sorted(map(json.dumps, whole))
     assert {row["state"] for row in found["table"]} == {"done"}
