@@ -146,11 +146,13 @@ class SweepTracking:
         """A piece of work was begun, done, lost or has failed."""
         if not self._on:
             return
-        if what == "begun" and task.kind == "phases":
-            self._begin(trial)
         key = task.work.key if task.kind == "phases" else task.needs.get("phase", "")
-        if what == "done" and task.kind == "phases":
-            self._trained[key] = {**task.arguments, "trial": trial.info.run, "seconds": seconds}
+        if task.kind == "phases" and what in ("begun", "done"):
+            if what == "begun":
+                self._begin(trial)
+            # Noted as it begins: it may come to its end after the sweep was stopped.
+            known = {**task.arguments, "trial": trial.info.run, "seconds": seconds if what == "done" else None}
+            self._trained[key] = known
             self._note(complete=False)
         if what == "done" and key in self._trained:
             self._put(lambda runs: self._send_phase(runs, key))

@@ -119,7 +119,7 @@ class PhaseMade:
         uri: Where that is.
         about: What the manifest records: counts, the learning curve.
         settings: Its hyperparameters.
-        seconds: Wall time.
+        seconds: Wall time; None where nobody saw its end.
         metrics: Of its evaluation; None where it has none yet.
     """
 
@@ -130,7 +130,7 @@ class PhaseMade:
     uri: str
     about: Mapping[str, Any]
     settings: Mapping[str, Any]
-    seconds: float
+    seconds: float | None
     metrics: Mapping[str, float] | None
 
 

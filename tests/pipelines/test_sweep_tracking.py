@@ -279,6 +279,28 @@ def test_an_interrupted_sweep_goes_on_in_the_same_runs(tracked, error, status, f
     assert len(history) == 2
 
 
+def test_a_phase_that_ends_while_the_sweep_is_stopped_is_among_those_it_trained(tracked):
+    plain = type(tracked.hands).wait
+
+    def wait(seconds):
+        ended = plain(tracked.hands, seconds)
+        if ended[0].task.label == "train main 2 (tier-1)":
+            tracked.hands._waiting.clear()
+            raise KeyboardInterrupt
+        return ended
+
+    tracked.hands.wait = wait
+    with pytest.raises(KeyboardInterrupt):
+        tracked.run()
+    del tracked.hands.wait
+    tracked.run()
+    phases = tracked.runs("phase")
+    assert len(phases) == len({phase.data.tags["phasetune.key"] for phase in phases}) == 5
+    assert {phase.info.status for phase in phases} == {"FINISHED"}
+    last = next(phase for phase in phases if phase.info.run_name == "main/2 tier-1")
+    assert last.data.metrics["verifiable.accuracy"] == tracked.runs("trial")[THREE].data.metrics["verifiable.accuracy"]
+
+
 def interrupted(hands):
     """Lets what is no failure of the work through."""
     plain = type(hands).wait
