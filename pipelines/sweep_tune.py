@@ -131,6 +131,7 @@ class Tuning:
         os.environ |= {
             "TUNE_DISABLE_SIGINT_HANDLER": "1",
             "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+            "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed reports nothing
             "RAY_AIR_NEW_OUTPUT": "0",  # which prints a panel however quiet it shall be
         }
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(_WATCHERS, 2 * self.slots))
