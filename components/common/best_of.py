@@ -82,9 +82,8 @@ def contest(
     seeds = {len(one) for one in candidates}
     if not candidates or len(seeds) != 1 or 0 in seeds:
         raise ValueError(f"every candidate needs the same number of seeds; there are {sorted(seeds)}")
-    count = seeds.pop()
-    sums = cluster_sums(clusters, weights, *(run for one in candidates for run in one))
-    sizes, runs = sums[0], np.stack(sums[1:]).reshape(len(candidates), count, -1)
+    sizes, *sums = cluster_sums(clusters, weights, *(run for one in candidates for run in one))
+    runs = np.stack(sums).reshape(len(candidates), seeds.pop(), -1)
     values = runs.sum(axis=2).mean(axis=1) / sizes.sum()
     drawn = _drawn(runs, sizes, resamples, seed)
     sign = 1.0 if larger_is_better else -1.0

@@ -196,7 +196,7 @@ def test_postgres_holds_the_run_and_its_children(quickstart, runs, postgres):
     assert len(quickstart.phases()) == sum("/" in name for name in runs) == 7
     (parent,) = postgres.query("SELECT run_uuid FROM runs WHERE name = 'quickstart'")
     assert parent[0] == quickstart.info.mlflow["run_id"]
-    params = dict(postgres.query(f"SELECT key, value FROM params WHERE run_uuid = '{parent[0]}'"))  # noqa: S608
+    params = dict(postgres.query(f"SELECT key, value FROM params WHERE run_uuid = '{parent[0]}'"))  # noqa: S608  # a run's id, made by MLflow
     assert params["curriculum.sft.epochs"] == "2"
     assert params["splitting.tiers"] == "3"
 
@@ -212,7 +212,7 @@ def test_nothing_is_lost_though_the_server_was_killed(quickstart, runs, postgres
         assert len(points) == about["steps"] > 5
         for metric, name in (("train/loss", "loss"), ("train/grad_norm", "grad_norm")):
             rows = postgres.query(
-                f"SELECT step, value FROM metrics WHERE run_uuid = '{run.info.run_id}' AND key = '{metric}'"  # noqa: S608
+                f"SELECT step, value FROM metrics WHERE run_uuid = '{run.info.run_id}' AND key = '{metric}'"  # noqa: S608  # as above
             )
             assert len(rows) == len(points)
             assert dict(rows) == {point["step"]: pytest.approx(point[name], rel=1e-12) for point in points}
