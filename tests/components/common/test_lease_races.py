@@ -39,7 +39,7 @@ class Race:
     def __init__(self, place, folder):
         self.folder, self.processes = folder, []
         spec = {"name": "race", "data": {"train": [{"path": "lab://instructions"}]}}
-        self.context = RunInfo("race-1", "race", spec, "", place, "", "").to_json()
+        self.context = RunInfo("race-1", "race", spec, "", place, "", "2026-01-01T00:00:00+00:00").to_json()
 
     def start(self, name, ears="hears"):
         arguments = [sys.executable, "-c", STEP, self.context, str(self.folder), name, ears, KEY]
@@ -69,6 +69,7 @@ class Race:
         until = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < until, [process.poll() for process in self.processes]
+            assert None in [process.poll() for process in self.processes], "every process has ended"
             time.sleep(0.02)
 
 
