@@ -177,16 +177,20 @@ def test_a_step_beside_it_writes_to_the_rayjob_meanwhile(kuberay, spec, rayjobs,
     ended = threading.Event()
 
     def busy() -> None:
-        while not ended.wait(0.002):
+        while not ended.wait(0.02):
             kuberay.server.change(
                 "rayjobs", FIRST, {"metadata": {"labels": {"beat": str(len(kuberay.server.requests))}}}
             )
 
+    def waits() -> list[str]:
+        return [one for one in kuberay.server.get("rayjobs", FIRST)["metadata"]["annotations"] if "waits" in one]
+
     threading.Thread(target=busy, daemon=True).start()
-    other = kuberay.send(spec, rayjobs.errand_of("other"))
-    waits = lambda: [one for one in kuberay.server.get("rayjobs", FIRST)["metadata"]["annotations"] if "waits" in one]  # noqa: E731  # as above
-    rayjobs.until(lambda: len(waits()) == 2)
-    ended.set()
+    try:
+        other = kuberay.send(spec, rayjobs.errand_of("other"))
+        rayjobs.until(lambda: len(waits()) == 2)
+    finally:
+        ended.set()
     kuberay.start(FIRST)
     kuberay.succeed(FIRST)
     assert (done.result(30).ours, other.result(30).ours) == (True, False)
