@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import uuid
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,7 +226,7 @@ def _remembered_digest(path: Path, memory: Path | None) -> str:
         return note.read_text(encoding="ascii")
     found = digest_file(path)
     memory.mkdir(parents=True, exist_ok=True)
-    partial = note.with_name(f".{note.name}-{os.getpid()}")
+    partial = note.with_name(f".{note.name}-{uuid.uuid4().hex[:12]}")  # threads of one process may ask at once
     partial.write_text(found, encoding="ascii")
     partial.replace(note)
     return found
