@@ -69,7 +69,7 @@ check: setup  ## Format, lint, types, and the house's own rules; about a minute 
 	@$(PYTHON) -m pytest -q tests/house
 
 test: check  ## The checks, the unit tests and the integration tests
-	@$(PYTHON) tests/streams.py "not proof" tests/integration tests/pipelines
+	@$(PYTHON) tests/streams.py "not proof" tests/integration
 
 proofs: setup  ## The long proofs: chaos, studies, real servers
 	@$(PYTHON) tests/streams.py proof tests/chaos
