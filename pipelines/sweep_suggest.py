@@ -33,7 +33,8 @@ def suggester(sweep: Sweep, objective: str, before: Sequence[dict[str, Any]]) ->
         space=Proposing(sweep),
         metric=objective,
         mode=sweep.spec.objective.mode,
-        seed=sweep.spec.search.seed,
+        # What was proposed before draws nothing: with the same seed, the next draws would be the first ones again.
+        seed=sweep.spec.search.seed + len(before),
         points_to_evaluate=[point(sweep, params) for params in before] or None,
     )
 

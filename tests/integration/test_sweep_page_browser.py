@@ -18,6 +18,8 @@ import yaml
 
 from pipelines.sweep_page import write_page
 
+pytestmark = pytest.mark.proof  # real sweeps, and a browser at three widths
+
 made = runpy.run_path(str(Path(__file__).parents[1] / "pipelines" / "sweep_results_made.py"))["made"]
 WIDTHS = (390, 500, 1200)
 FLAGS = [
