@@ -6,6 +6,7 @@ but for the house's rules, which `make check` has looked at. What the first prin
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ _NONE = 5
 def main() -> int:
     """Run both; returns 0 where every test has passed."""
     marker, *folders = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
     command = [sys.executable, "-m", "pytest", "-q", "-m", marker]
     others = [f"--ignore={folder}" for folder in ("tests/house", *folders)]
     with tempfile.TemporaryFile() as kept:

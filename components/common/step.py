@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,6 +70,10 @@ def errors_said(function: Callable[P, str]) -> Callable[P, str]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> str:
         bound = signature(function).bind(*args, **kwargs)
         bound.apply_defaults()
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # As in all that a shell starts in the background (`phasetune run SPEC &` in a script); but it is how the
+            # run's driver, and the loss of a lease, stop a step.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         CALL.set((f"{function.__module__}:{function.__name__}", dict(bound.arguments)))
         try:
             return function(*args, **kwargs)
