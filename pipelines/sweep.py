@@ -30,7 +30,7 @@ from pipelines.sweep_measured import Measured
 from pipelines.sweep_results import Results, results_of, write_results
 from pipelines.sweep_run import SweepRun, Trial
 from pipelines.sweep_screen import SweepScreen
-from pipelines.sweep_slots import Do, Slots, in_session
+from pipelines.sweep_slots import SESSION, Slots, Where
 from pipelines.sweep_space import Params, tiers_of, trials_of
 from pipelines.sweep_spec import Sweep
 from pipelines.sweep_tracking import SweepTracking
@@ -102,14 +102,14 @@ class Sweeping:
         return trial
 
 
-def run_sweep(sweep: Sweep, folder: Path, console: Console, do: Do | None = None) -> dict[str, Any]:
+def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None = None) -> dict[str, Any]:
     """Run a sweep to its end, or to the end of its budget.
 
     Args:
         sweep: The sweep.
         folder: Gets sweep.json, sweep.html and the log.
         console: Where the user watches.
-        do: Where work is done; in a session of its own on this machine where None.
+        where: Work is done; in a session of its own on this machine where None.
 
     Returns:
         What sweep.json holds.
@@ -133,8 +133,8 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, do: Do | None = None
     console.print(
         f"{sweep.spec.name}: {sweeping.run_id}, {sweeping.count} slots, log {folder / LOG_FILE}", highlight=False
     )
-    here = session(folder / "ray-logs") if do is None else contextlib.nullcontext()
-    with tracking, here, Slots(sweeping.count, folder / LOG_FILE, do or in_session) as slots, screen.following():
+    here = session(folder / "ray-logs") if where is None else contextlib.nullcontext()
+    with tracking, here, Slots(sweeping.count, folder / LOG_FILE, where or SESSION) as slots, screen.following():
         measured = Measured(sweep.spec.objective.name)
 
         def on_event(what: str, task: Task, trial: Trial, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,10 +11,18 @@ from typing import Any
 from rich.console import Console
 
 from components.common.digests import digest
+from components.common.errand import INSIDE
+from components.common.errors import UserError
 from components.common.joining import begin
+from components.common.launcher import StepFailed, connect_ray
+from components.common.progress import EVENTS, PRINTED
+from components.common.ray_driver import needs_gpu
 from components.common.records import RunInfo
+from components.common.session import resolve
 from components.common.spec import Spec
 from components.common.step import Step, errors_said
+from pipelines.sweep_chains import Task
+from pipelines.sweep_slots import Where
 from pipelines.sweep_spec import Sweep
 
 STEP = "sweep"
@@ -43,7 +52,7 @@ def run(context: str, sweep: str) -> str:
     def make(folder: Path) -> dict[str, Any]:
         from pipelines.sweep import run_sweep
 
-        written = run_sweep(loaded, folder, Console(file=sys.stdout, width=140), on_nodes(loaded))
+        written = run_sweep(loaded, folder, Console(file=sys.stdout, width=140), on_nodes())
         shutil.rmtree(folder / "ray-logs", ignore_errors=True)
         return {name: written[name] for name in ("trials", "phases_distinct", "phases_trained", "verdict")}
 
@@ -51,42 +60,40 @@ def run(context: str, sweep: str) -> str:
     return step.finish(entry, reused, entry.info)
 
 
-def on_nodes(sweep: Sweep) -> Any:
-    """Does work in tasks of the Ray cluster that this process drives, on nodes with a GPU where one is needed.
+def on_nodes() -> Where:
+    """Work is done in tasks of the Ray cluster that this process drives, on nodes with a GPU where one is needed.
 
-    A phase of several workers gets them from Ray itself; its own process then needs no GPU, and sits anywhere.
+    A phase of several workers gets them from Ray itself; its own process then needs nothing, and sits anywhere.
     """
-    from components.common.launcher import connect_ray
+    connect_ray()  # here, as later Tune's thread and the slots' would all do it at once
+    import ray
 
-    connect_ray()
-    compute = sweep.resolved({}).compute
-    gpus = compute.gpus_per_worker if compute.most_workers == 1 else 0
-    cores = 1 if compute.most_workers == 1 else 0
+    under_way: set[Any] = set()
 
-    def do(target: str, arguments: dict[str, Any]) -> None:
-        import ray
-
-        from components.common.launcher import StepFailed
-
+    def do(task: Task, arguments: dict[str, Any]) -> None:
+        spec = RunInfo.from_json(arguments["context"]).parsed()
+        alone = task.kind not in ("phases", "optimizers") or spec.compute.most_workers == 1
+        needs = {"num_cpus": int(alone), "num_gpus": int(needs_gpu(task.kind, spec))}
         # Never again by Ray itself: the next attempt begins with a look at what is there.
-        task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(call_there)
+        remote = ray.remote(max_retries=0, **needs)(call_there).remote(task.target, arguments)
+        under_way.add(remote)
         try:
-            ray.get(task.remote(target, arguments))
+            ray.get(remote)
         except ray.exceptions.RayTaskError as error:
-            raise error.cause if hasattr(error.cause, "remedy") else StepFailed(str(error.cause)) from error
+            raise error.cause if isinstance(error.cause, UserError) else StepFailed(str(error.cause)) from error
         except ray.exceptions.RayError as error:  # the node, or its process, is gone
             raise StepFailed(f"{type(error).__name__}: {error}") from error
+        finally:
+            under_way.discard(remote)
 
-    return do
+    def stop() -> None:
+        for remote in list(under_way):
+            ray.cancel(remote, force=False)  # a KeyboardInterrupt there
+
+    return Where(do, stop)
 
 
 def call_there(target: str, arguments: dict[str, Any]) -> None:
     """Call a step's function on a node."""
-    import os
-
-    from components.common.errand import INSIDE
-    from components.common.progress import EVENTS, PRINTED
-    from components.common.session import resolve
-
     os.environ |= {INSIDE: "1", EVENTS: PRINTED}
     resolve(target)(**arguments)

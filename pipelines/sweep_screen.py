@@ -70,7 +70,7 @@ class SweepScreen:
         if run is None:
             return
         if what in ("lost", "failed"):
-            word = "was lost and is tried again" if what == "lost" else "failed"
+            word = "was lost and is tried again" if what == "lost" else f"failed: {run.reason(trial)}"
             self._console.print(f"  trial {trial.number}: {task.label} {word}", highlight=False, markup=False)
         nodes = [node for node in run.planner.nodes() if node.work.counted]
         done = sum(node.state == "done" and not node.found for node in nodes)

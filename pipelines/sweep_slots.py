@@ -1,4 +1,4 @@
-"""The slots of a sweep: so many pieces of work at a time, each in a warm process of the run's session."""
+"""The slots of a sweep: so many pieces of work at a time, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -41,13 +41,25 @@ class Outcome:
         return isinstance(self.error, DataError)
 
 
-Do = Callable[[str, dict[str, Any]], None]
-"""Calls a step's function with its arguments, wherever that is."""
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where work is done.
+
+    Attributes:
+        do: Does a piece of work with all its arguments, and returns when it has ended.
+        stop: Asks all work under way to end, as by a Ctrl-C: each piece saves its state first.
+    """
+
+    do: Callable[[Task, dict[str, Any]], None]
+    stop: Callable[[], None]
 
 
-def in_session(target: str, arguments: dict[str, Any]) -> None:
-    """In a warm process of the run's session."""
-    launch(target, **arguments)
+def _in_session(task: Task, arguments: dict[str, Any]) -> None:
+    launch(task.target, **arguments)
+
+
+SESSION = Where(_in_session, stop_work)
+"""In warm processes of the run's session, on this machine."""
 
 
 class Slots:
@@ -56,12 +68,12 @@ class Slots:
     Args:
         count: Pieces of work at a time.
         log: What the work prints is appended to this file, where it is done on this machine.
-        do: Where work is done.
+        where: Work is done.
     """
 
-    def __init__(self, count: int, log: Path, do: Do = in_session) -> None:
+    def __init__(self, count: int, log: Path, where: Where = SESSION) -> None:
         self.count = count
-        self._do = do
+        self._where = where
         self._log = log
         self._file: IO[bytes] | None = None
         self._ended: queue.Queue[Outcome] = queue.Queue()
@@ -75,7 +87,7 @@ class Slots:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._threads:
-            stop_work()
+            self._where.stop()
             until = time.monotonic() + STOPPING
             for thread in self._threads.values():
                 thread.join(max(0.0, until - time.monotonic()))
@@ -113,7 +125,7 @@ class Slots:
         error: BaseException | None = None
         OUTPUT.set(self._file.fileno())
         try:
-            self._do(task.target, arguments)
+            self._where.do(task, arguments)
         except BaseException as failure:  # told to whoever waits; a thread has nobody else to tell
             error = failure
         self._ended.put(Outcome(task, time.monotonic() - began, error))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.common.errand import INSIDE
 from components.common.errors import UserError
 from pipelines.sweep_rungs import per_tiers
 from pipelines.sweep_spec import Sweep
@@ -28,6 +29,9 @@ TOKENS = "tokens"
 _WATCHERS = 4
 """Trials that Tune watches at the same time where it does not propose them: they only look on."""
 _POLL = 0.2
+_HEAD = "node:__internal_head__"
+"""A resource that the head has 1 of: watchers are beside the driver, where Tune's files are, and take no core from the
+work, which may need every core of a node."""
 _ENDING = 15.0
 """Seconds that Tune may take to end its trials."""
 _FAILURES = 3
@@ -176,7 +180,7 @@ class Tuning:
         return left
 
     def close(self) -> None:
-        """End Tune and leave Ray before it ends, so that nobody waits for it."""
+        """End Tune, and leave Ray before it ends so that nobody waits for it, but not a cluster that does the work."""
         import ray
 
         self._over.set()
@@ -184,7 +188,8 @@ class Tuning:
             self._thread.join(_ENDING)
             if self._thread.is_alive():
                 return  # to leave Ray under a thread that uses it would crash this process
-        ray.shutdown()
+        if INSIDE not in os.environ:
+            ray.shutdown()
 
     def _fit(self, board: str) -> None:
         from components.common.launcher import SESSION
@@ -210,7 +215,7 @@ class Tuning:
             space |= {"trial": tune.grid_search(numbered)}
         callback = _leaving(self._left.append)
         return tune.Tuner(
-            tune.with_resources(watch, {"cpu": 0.001}),
+            tune.with_resources(watch, tune.PlacementGroupFactory([{_HEAD: 0.001}])),
             param_space=space,
             tune_config=tune.TuneConfig(
                 metric=None if search is not None or spec.stop.scheduler == "asha" else OBJECTIVE,

@@ -24,6 +24,8 @@ from components.common.launcher import STOPPING, connect_ray
 from components.common.progress import EVENTS, PRINTED
 from components.common.records import RunInfo
 from components.common.session import resolve
+from components.common.spec import Spec
+from components.common.store_entries import Kind
 
 _STOPPED = 143
 """The exit code of what was asked to stop."""
@@ -38,7 +40,7 @@ def main() -> int:
         errand = Errand.decoded(os.environ.pop(ERRAND, ""))
         print(f"{errand.step}: making {errand.kind}/{errand.key} for the run {errand.run}", flush=True)
         began = time.time()
-        if _needs_gpu(errand):
+        if needs_gpu(errand.kind, joined(RunInfo.from_json(errand.arguments["context"])).parsed()):
             in_task(perform, errand)
         else:
             perform(errand)
@@ -71,14 +73,11 @@ def _leave(number: int, frame: object) -> None:
     raise SystemExit(_STOPPED)
 
 
-def _needs_gpu(errand: Errand) -> bool:
-    """Whether the work is done by one process that needs a GPU; several, and Ray Data's actors, get theirs from Ray."""
-    if errand.kind not in ("phases", "optimizers", "evaluations"):
-        return False
-    spec = joined(RunInfo.from_json(errand.arguments["context"])).parsed()
-    if errand.kind == "evaluations":
+def needs_gpu(kind: Kind, spec: Spec) -> bool:
+    """Whether a result is made by one process that needs a GPU; several, and Ray Data's actors, get theirs from Ray."""
+    if kind == "evaluations":
         return spec.compute.of("evaluation").gpus_per_worker > 0
-    return spec.compute.workers == 1 and spec.compute.gpus_per_worker > 0
+    return kind in ("phases", "optimizers") and spec.compute.workers == 1 and spec.compute.gpus_per_worker > 0
 
 
 def in_task(function: Callable[..., None], *arguments: Any) -> None:

@@ -339,8 +339,8 @@ class Work:
         return max((int(item["step"]) for item in kept), default=0)
 
 
-def ended(process: subprocess.Popen[str], code: int) -> str:
+def ended(process: subprocess.Popen[str], code: int, seconds: float = LONGEST) -> str:
     """What a step printed, which must end with this code."""
-    out, _ = process.communicate(timeout=LONGEST)
+    out, _ = process.communicate(timeout=seconds)
     assert process.returncode == code, out
     return out
