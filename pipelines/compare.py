@@ -251,7 +251,9 @@ def _pair(first: Contender, second: Contender, measure: Measure) -> Pair:
         return Pair(first, second, said=f"no example has {measure.title} of both")
     numbers = [one.numerators(measure) for one in aligned]
     rows = [numbers[: len(ours)], numbers[len(ours) :]]
-    found = contest(rows, weights, aligned[0].clusters, measure.higher_is_better, CONFIDENCE, _RESAMPLES, 17)
+    found = contest(
+        rows, weights, aligned[0].clusters, measure.higher_is_better, CONFIDENCE, _RESAMPLES, 17, measure is ACCURACY
+    )
     gap = found.difference
     if gap is not None and found.leader == 1:
         gap = Comparison(-gap.difference, -gap.high, -gap.low, gap.p)

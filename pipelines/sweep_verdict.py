@@ -92,6 +92,7 @@ def _contest(run: SweepRun, objective: ObjectiveSpec, runs: Sequence[Sequence[Tr
         CONFIDENCE,
         _RESAMPLES,
         17,
+        measure is ACCURACY,
     )
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from components.common.digests import seed_for
 from components.common.paired import Comparison, combine_seeds, paired_difference
-from components.common.statistics import Clusters, Floats, Numbers, cluster_sums, percentile_bounds
+from components.common.statistics import Clusters, Floats, Numbers, cluster_sums, percentile_bounds, wilson_interval
 
 _CHUNK = 4_000_000
 """Weights drawn at a time: 32 MB."""
@@ -54,13 +54,15 @@ def contest(
     confidence: float,
     resamples: int,
     seed: int,
+    shares: bool,
 ) -> Contest:
     """Compare candidates that were each run with the same S seeds.
 
     The chances are a bootstrap over clusters of examples, which are the same for all candidates, and over seeds, which
     are each candidate's own. Of S seeds drawn anew from S the spread is too small by (S - 1) / S, so deviations of
     seeds are widened by sqrt(S / (S - 1)) (Davison & Hinkley 1997, 2.3). With one seed the chances speak of these
-    trained models only.
+    trained models only. No interval of shares leaves [0, 1], as widened deviations would; where all are right or all
+    are wrong it is the Wilson interval of the number of clusters (`statistics.accuracy_interval`).
 
     The leader has won where the test of `paired.combine_seeds` (one seed: `paired.paired_difference`) tells it from
     every other candidate: the largest p-value counts, as all must be told apart (an intersection-union test, Berger
@@ -75,6 +77,7 @@ def contest(
         confidence: Of intervals and of the test.
         resamples: Of the bootstrap.
         seed: Of the draws.
+        shares: Whether the values are shares, of correct examples for instance.
 
     Raises:
         ValueError: If there is no candidate, or they differ in their number of seeds.
@@ -90,6 +93,8 @@ def contest(
     chances = _chances(sign * drawn)
     leader = int(np.argmax(sign * values))
     bounds = [percentile_bounds(drawn[:, place], confidence) for place in range(len(candidates))]
+    if shares:
+        bounds = [_share_bounds(*one, len(sizes), confidence) for one in bounds]
     others = {
         place: _compare(candidates[leader], other, weights, clusters, confidence, resamples, seed)
         for place, other in enumerate(candidates)
@@ -126,6 +131,14 @@ def _drawn(runs: npt.NDArray[np.float64], sizes: Floats, resamples: int, seed: i
             means = means + widened * (np.take_along_axis(by_seed, again, axis=2).mean(axis=2) - means)
         parts.append(means)
     return np.concatenate(parts)
+
+
+def _share_bounds(low: float, high: float, clusters: int, confidence: float) -> tuple[float, float]:
+    """The bounds of a share; every draw of one that is 0 or 1 everywhere is equal, and says nothing of its spread."""
+    if low == high and low in (0.0, 1.0):
+        found = wilson_interval(clusters * low, clusters, confidence)
+        return found.low, found.high
+    return max(0.0, low), min(1.0, high)
 
 
 def _chances(drawn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -10,9 +10,9 @@ def marks(draw, rate, examples=300):
     return (draw.random(examples) < rate).astype(float)
 
 
-def judge(candidates, seed=1, larger=True, resamples=500):
+def judge(candidates, seed=1, larger=True, resamples=500, shares=True):
     count = len(candidates[0][0])
-    return contest(candidates, np.ones(count), [None] * count, larger, 0.95, resamples, seed)
+    return contest(candidates, np.ones(count), [None] * count, larger, 0.95, resamples, seed, shares)
 
 
 def test_one_that_is_right_everywhere_wins_over_one_that_is_wrong_everywhere():
@@ -32,7 +32,7 @@ def test_equal_candidates_share_the_chance_and_none_wins():
 def test_the_smallest_wins_where_less_is_better():
     draw = np.random.default_rng(3)
     low, high = draw.normal(1.0, 0.1, 200), draw.normal(2.0, 0.1, 200)
-    found = judge([[high], [low]], larger=False)
+    found = judge([[high], [low]], larger=False, shares=False)
     assert (found.leader, found.won) == (1, True)
     assert found.lows[1] < found.values[1] < found.highs[1]
 
@@ -51,6 +51,15 @@ def test_seeds_that_disagree_make_the_chance_smaller():
 def test_one_candidate_has_nobody_to_win_against():
     found = judge([[np.ones(10)]])
     assert (found.chances, found.runner_up, found.difference, found.won) == ([1.0], None, None, False)
+
+
+def test_no_share_is_certain_or_above_one():
+    """All right everywhere: Wilson's bound. Seeds far apart: the widened draws would go past 1."""
+    found = judge([[np.ones(40), np.ones(40)], [np.ones(40), np.zeros(40)]])
+    assert (round(found.lows[0], 3), found.highs[0]) == (0.912, 1.0)
+    assert (found.lows[1], found.highs[1]) == (0.0, 1.0)
+    outside = judge([[np.ones(40), np.ones(40)], [np.ones(40), np.zeros(40)]], shares=False)
+    assert outside.highs[1] > 1.0
 
 
 def test_the_same_seed_gives_the_same_draws():
