@@ -17,8 +17,9 @@ from components.common.checkpoints import DATA
 from components.common.store import Kind, Store
 from components.common.store_entries import DAMAGED, KINDS
 from components.common.store_inventory import DAY, Held, Inventory, take_inventory
+from components.common.waiting import forgotten
 
-What = Literal["entry", "checkpoints", "lease", "damaged", "unfinished files", "folder"]
+What = Literal["entry", "checkpoints", "lease", "damaged", "unfinished files", "folder", "sign of life"]
 _RECENT = 3600.0
 """Seconds for which an entry stays while a run is under way: its step may not have written its record yet."""
 _FORGOTTEN = 30 * DAY
@@ -60,6 +61,9 @@ def decide(store: Store, keep_runs: int, parents: bool = False) -> list[Decision
     decisions = _entries(found, keep_runs, parents)
     decisions += _beside(found)
     decisions += _files(store, found)
+    decisions += [
+        Decision("sign of life", name, 0, True, "who waited for this job has gone") for name in forgotten(store.objects)
+    ]
     decisions += [
         Decision("folder", str(folder), _size(folder), True, "unfinished, and nobody works in it")
         for folder in store.stale_staging()
@@ -205,6 +209,8 @@ def sweep(store: Store, decisions: list[Decision]) -> int:
             store.objects.forget(decision.name)
         elif decision.what == "folder":
             shutil.rmtree(decision.name, ignore_errors=True)
+        elif decision.what == "sign of life":
+            store.objects.remove([decision.name])
         else:
             store.objects.remove([item.name for item in store.objects.list(decision.name)])
         freed += decision.size

@@ -43,6 +43,11 @@ def jobs_of(objects: Objects, run: str) -> list[str]:
     return sorted(job for _, job, who in places if who == run)
 
 
+def forgotten(objects: Objects) -> list[str]:
+    """The names that runs left which were killed while they waited."""
+    return sorted(item.name for item in objects.list(FOLDER) if item.age >= _GONE)
+
+
 @contextmanager
 def noted(objects: Objects, job: str, run: str) -> Iterator[None]:
     """While inside, the run is known to wait for the job. On the way out nothing is done: see `leave`."""

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from components.common.records import RunInfo
+from pipelines.cluster_cli import _stop_jobs
+from pipelines.following import Known
+
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(400)]
 LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
 """A phase of some 60 steps, to have time for faults."""
@@ -143,6 +147,26 @@ def test_two_runs_share_a_job_and_the_last_to_go_stops_it(head, new_work):
     assert head.drivers() == []
     assert work.names("waiting") == []
     assert work.newest() > later  # it saved its state first
+    leases = [json.loads(work.read(name)) for name in work.names("leases/phases")]
+    assert [lease["holder"] for lease in leases] == [None]
+
+
+def test_cancel_stops_the_job_of_a_run_whose_steps_were_ended(head, new_work, monkeypatch):
+    """Kubeflow ends the pods first, at once; what they waited for goes on until `phasetune cancel` comes to it."""
+    work = new_work(sft={**LONG, "epochs": 40})
+    for name, value in work.variables.items():
+        monkeypatch.setenv(name, value)
+    before = {job["submission_id"] for job in head.jobs()}
+    waiting = work.train()
+    rays.until(work.newest, "a checkpoint")
+    waiting.kill()
+    waiting.communicate()
+    info = RunInfo("run-1", "small", work.spec, "", work.spec["store"], "", "2026-01-01T00:00:00+00:00")
+    _stop_jobs(Known("id", "small", "CANCELED", "", info, {}))
+    [job] = rays.until(lambda: [job for job in head.jobs_beside(before) if job["status"] != "RUNNING"], "the job's end")
+    assert job["status"] == "STOPPED"
+    assert head.drivers() == []
+    assert work.names("waiting") == []
     leases = [json.loads(work.read(name)) for name in work.names("leases/phases")]
     assert [lease["holder"] for lease in leases] == [None]
 

@@ -12,12 +12,14 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from components.common import waiting
 from components.common.checkpoints import DATA, CheckpointPlace, latest, save
 from components.common.lease import acquire, held
 from components.common.records import RunInfo, RunRecords, StepRecord
 from components.common.store import Store
 from components.common.store_gc import _reasons_to_stay, decide, sweep
 from components.common.store_inventory import take_inventory
+from components.common.waiting import jobs_of, note
 from pipelines import store_cli
 
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
@@ -236,6 +238,20 @@ def test_what_was_set_aside_goes(store):
     assert [d.goes for d in decisions if d.what == "damaged"] == [True]
     sweep(store, decisions)
     assert list(store.objects.list(".damaged")) == []
+
+
+def test_who_was_killed_while_it_waited_is_forgotten(store, monkeypatch):
+    for name in ("gone", "waits"):
+        note(store.objects, "phases-abc-1", name)
+    assert decide(store, 0) == []
+    monkeypatch.setattr(waiting, "_GONE", 0.0)
+    assert [(one.what, one.name, one.goes) for one in decide(store, 0)] == [
+        ("sign of life", "waiting/phases-abc-1/gone", True),
+        ("sign of life", "waiting/phases-abc-1/waits", True),
+    ]
+    sweep(store, decide(store, 0)[:1])
+    assert jobs_of(store.objects, "gone") == []
+    assert jobs_of(store.objects, "waits") == ["phases-abc-1"]
 
 
 def test_files_that_no_manifest_names_go_when_they_are_old(s3_place, monkeypatch):
