@@ -6,7 +6,6 @@ The environment is set when this file is read, before any test imports torch, bo
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import re
 import sys
@@ -19,6 +18,8 @@ import psutil
 import pytest
 
 from components.lab import MODEL_FOLDER
+from tests import checkov_environment
+from tests.kubernetes_api.server import ApiServer
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "PHASETUNE_TEST_SESSION"
@@ -76,24 +77,16 @@ def lab_model() -> Path:
 @pytest.fixture(scope="session")
 def checkov() -> Callable[..., list[dict[str, Any]]]:
     """`checkov(folder, framework, skips=())`: the failed checks; see checkov_environment.py. For proofs only."""
-    found = importlib.util.spec_from_file_location(
-        "checkov_environment", Path(__file__).with_name("checkov_environment.py")
-    )
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return functools.partial(module.check, module.environment(ROOT / ".cache") / "bin" / "python")
+    python = checkov_environment.environment(ROOT / ".cache") / "bin" / "python"
+    return functools.partial(checkov_environment.check, python)
 
 
 @pytest.fixture
 def kubernetes_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Kubernetes API of ours (kubernetes_api/server.py), which KUBECONFIG names; pauses of its clients are short."""
-    place = Path(__file__).with_name("kubernetes_api") / "server.py"
-    found = importlib.util.spec_from_file_location("kubernetes_api_server", place)
     monkeypatch.setattr("components.common.kubernetes_api._FIRST_PAUSE", 0.01)
     monkeypatch.setattr("components.common.kubernetes_api._LONGEST_PAUSE", 0.05)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    server = module.ApiServer()
+    server = ApiServer()
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
     yield server
     server.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -19,12 +18,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
 import pytest
 import yaml
+
+from tests.chaos import sweep_places
 
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
 MARK = "PHASETUNE_TEST_CHAOS"
@@ -269,19 +269,7 @@ def _spec_of() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def disturbances() -> ModuleType:
-    """The module `disturbances`."""
-    return _load("disturbances")
-
-
-@pytest.fixture(scope="session")
-def sweep_places() -> ModuleType:
-    """The module `sweep_places`."""
-    return _load("sweep_places")
-
-
-@pytest.fixture(scope="session")
-def _calm_sweeps(sweep_places: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+def _calm_sweeps(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """Sweeps that nothing happened to."""
     made: dict[str, Any] = {}
 
@@ -302,9 +290,7 @@ def calm_sweep(_calm_sweeps: Callable[[str], Any]) -> Callable[[str], dict[str, 
 
 
 @pytest.fixture
-def sweep_ready(
-    sweep_places: ModuleType, _calm_sweeps: Callable[[str], Any], new_place: Callable[..., Place]
-) -> Callable[[str], Any]:
+def sweep_ready(_calm_sweeps: Callable[[str], Any], new_place: Callable[..., Place]) -> Callable[[str], Any]:
     """Makes folders with a sweep whose data are prepared and scored, and nothing else is done."""
 
     def make(kind: str) -> Any:
@@ -315,13 +301,3 @@ def sweep_ready(
         return there
 
     return make
-
-
-def _load(name: str) -> ModuleType:
-    """A module beside this one: tests are no package."""
-    found = importlib.util.spec_from_file_location(f"chaos_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module

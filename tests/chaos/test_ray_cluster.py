@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 import uuid
-from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from tests.integration import ray_head as rays
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
 LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
@@ -17,19 +15,8 @@ AWAY = 20.0
 """Seconds for which nobody answers: several requests fail."""
 
 
-def _rays() -> ModuleType:
-    place = Path(__file__).parents[1] / "integration" / "ray_head.py"
-    found = importlib.util.spec_from_file_location("ray_head", place)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
-
-
 def test_the_head_is_lost_and_comes_back_empty(tmp_path):
     """The cluster knows of no job any more: another one goes on from the last checkpoint, to the same weights."""
-    rays = _rays()
     with rays.s3_server(tmp_path) as variables:
         variables = {**variables, "PHASETUNE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
         variables["PHASETUNE_HEARTBEAT"] = "4"

@@ -11,6 +11,8 @@ import uuid
 
 import pytest
 
+from tests.chaos import disturbances
+
 pytestmark = pytest.mark.proof
 
 
@@ -32,7 +34,7 @@ def server():
 
 
 @pytest.fixture
-def disturbed(server, disturbances, new_place, spec_of, monkeypatch):
+def disturbed(server, new_place, spec_of, monkeypatch):
     """A place with its store in S3, and the disturbance that the way there is under."""
     disturbance = disturbances.Disturbance()
     with disturbances.way_to(server, disturbance) as address:

@@ -8,6 +8,8 @@ import uuid
 
 import pytest
 
+from tests.chaos import disturbances, sweep_places
+
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
 OUTAGE = 60.0
 
@@ -29,7 +31,7 @@ def server():
     server.stop()
 
 
-def test_s3_fails_for_a_minute(server, disturbances, new_place, sweep_places, calm_sweep, monkeypatch):
+def test_s3_fails_for_a_minute(server, new_place, calm_sweep, monkeypatch):
     """While phases train and end; the sweep waits, goes on, and trains nothing twice."""
 
     class Outage(disturbances.Disturbance):

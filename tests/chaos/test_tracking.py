@@ -7,13 +7,15 @@ import signal
 
 import pytest
 
+from tests.chaos import disturbances
+
 pytestmark = pytest.mark.proof
 LONG = {"tiers": [2], "epochs": 32}
 """Live metrics are sent from the fifth second on: long enough for the server to be missed."""
 
 
 @pytest.fixture
-def server(disturbances, tmp_path):
+def server(tmp_path):
     server = disturbances.Mlflow(tmp_path)
     server.start()
     yield server

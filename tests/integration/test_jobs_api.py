@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,21 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.integration import ray_head as rays
+
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(400)]
 LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
 """A phase of some 60 steps, to have time for faults."""
-
-
-def _module() -> Any:
-    found = importlib.util.spec_from_file_location("ray_head", Path(__file__).with_name("ray_head.py"))
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
-
-
-rays = _module()
 
 
 @pytest.fixture(scope="module")

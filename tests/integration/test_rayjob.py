@@ -6,7 +6,6 @@ machine, with the environment that the RayJob gives its pods.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -20,22 +19,12 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.integration import ray_head as rays
+
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(400)]
 LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
 """A phase of some 60 steps, to have time for faults."""
 SECRETS = {("s3", "id"): "x", ("s3", "key"): "x"}
-
-
-def _module(path: Path) -> Any:
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
-
-
-rays = _module(Path(__file__).with_name("ray_head.py"))
 
 
 class KubeRay:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.k8s import rules
+
 COMPONENTS = Path(__file__).parents[2] / "k8s" / "components"
 
 
@@ -96,7 +98,7 @@ def plain(held: dict[str, str]) -> dict[str, str]:
     return {key: base64.b64decode(value).decode() for key, value in held.items()}
 
 
-def test_secrets_are_made_once(cluster, api, rules):
+def test_secrets_are_made_once(cluster, api):
     generate = program("secrets", "generate.py")
     generate.make(api, ["kubeflow"])
     made = {name: set(held) for (space, name), held in cluster.held.items() if space == "phasetune"}

@@ -21,6 +21,7 @@ from pipelines.sweep_run import SweepRun
 from pipelines.sweep_space import trials_of
 from pipelines.sweep_spec import load_sweep
 from pipelines.sweep_tracking import TRACKING_FILE, SweepTracking
+from tests.pipelines import sweep_world
 
 pytestmark = pytest.mark.timeout(240)
 SPACE = {"splitting.tiers": [1, 2], "curriculum.order": "permutations"}
@@ -49,17 +50,15 @@ def template(tmp_path_factory):
 class Tracked:
     """Runs sweeps of a world, and looks at MLflow."""
 
-    def __init__(self, world, sweep_world, uri):
-        self.world, self.tools, self.uri = world, sweep_world, uri
+    def __init__(self, world, uri):
+        self.world, self.uri = world, uri
         self.folder = world.folder / "runs" / "s"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.said = ""
         self.hands = self.learning_hands()
 
     def learning_hands(self):
-        tools = self.tools
-
-        class Learning(tools.Hands):
+        class Learning(sweep_world.Hands):
             """Hands whose phases have a learning curve."""
 
             def _do(self, task, arguments):
@@ -71,7 +70,7 @@ class Tracked:
                     (made / "model").write_text(task.label)
                 self.contexts[task.work.key] = json.loads(arguments["context"])
 
-        made = Learning(self.world.store, skill=tools.by_order({"1": 0.2, "1-2": 0.4, "2-1": 0.8}))
+        made = Learning(self.world.store, skill=sweep_world.by_order({"1": 0.2, "1-2": 0.4, "2-1": 0.8}))
         made.contexts = {}
         return made
 
@@ -95,7 +94,7 @@ class Tracked:
                 for trial in sweeping.trials:
                     run.ask(trial)
                 try:
-                    self.tools.finish(run)
+                    sweep_world.finish(run)
                 finally:
                     tracking.results(write_results(results_of(sweep, run, sweeping.trials, []), self.folder))
         finally:
@@ -113,21 +112,21 @@ class Tracked:
 
 
 @pytest.fixture(scope="module")
-def finished(scored_world, sweep_world, template, tmp_path_factory):
+def finished(scored_world, template, tmp_path_factory):
     """A sweep that has been run once; tests look at it."""
     folder = tmp_path_factory.mktemp("finished")
     for kind in ("prepared", "scores"):
         shutil.copytree(scored_world.store.root / kind, folder / "store" / kind)
     shutil.copy(template, folder / "mlflow.db")
-    made = Tracked(sweep_world.World(folder), sweep_world, f"sqlite:///{folder}/mlflow.db")
+    made = Tracked(sweep_world.World(folder), f"sqlite:///{folder}/mlflow.db")
     made.run()
     return made
 
 
 @pytest.fixture
-def tracked(world, sweep_world, template):
+def tracked(world, template):
     shutil.copy(template, world.folder / "mlflow.db")
-    return Tracked(world, sweep_world, f"sqlite:///{world.folder}/mlflow.db")
+    return Tracked(world, f"sqlite:///{world.folder}/mlflow.db")
 
 
 def parent_of(run):

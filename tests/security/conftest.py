@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
-
-
-def _module(path: Path) -> ModuleType:
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def runs() -> ModuleType:
-    """The builder of finished runs for reports."""
-    return _module(TESTS / "components" / "reporting" / "build_run.py")
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import os
 import shutil
 import socket
@@ -12,7 +10,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -168,24 +165,3 @@ def tiny_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     for disk in mounted:
         subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-@pytest.fixture
-def rayjobs() -> ModuleType:
-    """The module kubernetes_api/kuberay.py: an errand as a RayJob, and what KubeRay does about it."""
-    return _of_kubernetes("kuberay")
-
-
-@pytest.fixture
-def schemas() -> ModuleType:
-    """The module kubernetes_api/schemas.py."""
-    return _of_kubernetes("schemas")
-
-
-@functools.cache
-def _of_kubernetes(name: str) -> ModuleType:
-    place = Path(__file__).parents[2] / "kubernetes_api" / f"{name}.py"
-    found = importlib.util.spec_from_file_location(f"kubernetes_api_{name}", place)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module

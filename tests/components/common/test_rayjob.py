@@ -11,6 +11,8 @@ from components.common import rayjob_log, rayjob_wait
 from components.common.errand import failure_line, run_errand
 from components.common.errors import DataError, UserError
 from components.common.launcher import StepFailed
+from tests.kubernetes_api import kuberay as rayjobs
+from tests.kubernetes_api import schemas
 
 FIRST = "phases-0123456789abcdef01234567-1"
 SECOND = FIRST[:-1] + "2"
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.timeout(90)
 
 
 @pytest.fixture
-def kuberay(rayjobs, kubernetes_api, schemas, tmp_path, monkeypatch):
+def kuberay(kubernetes_api, tmp_path, monkeypatch):
     if schemas.available():  # else test_rayjob_object.py says so
         kubernetes_api.check = schemas.faults
     monkeypatch.setattr(rayjob_wait, "_SHORTEST", 0.01)
@@ -27,7 +29,7 @@ def kuberay(rayjobs, kubernetes_api, schemas, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def spec(rayjobs, tmp_path):
+def spec(tmp_path):
     return rayjobs.spec_of(tmp_path / "store")
 
 
@@ -52,12 +54,12 @@ def test_a_rayjob_is_made_followed_and_done(kuberay, spec, capfd) -> None:
     assert kuberay.server.names("rayjobs") == []  # a laptop's run leaves nothing behind
 
 
-def test_the_launcher_comes_here(kuberay, spec, rayjobs) -> None:
+def test_the_launcher_comes_here(kuberay, spec) -> None:
     kuberay.server.on_create = lambda job: kuberay.succeed(job["metadata"]["name"])
     assert run_errand(rayjobs.errand_of(), spec).ours
 
 
-def test_a_retried_step_attaches_to_its_rayjob(kuberay, spec, rayjobs, monkeypatch) -> None:
+def test_a_retried_step_attaches_to_its_rayjob(kuberay, spec, monkeypatch) -> None:
     pipeline(monkeypatch, kuberay.server, "r1")
     first = kuberay.send(spec)  # its pod is killed: nothing ends it in order
     kuberay.made(FIRST)
@@ -77,7 +79,7 @@ def test_a_retried_step_attaches_to_its_rayjob(kuberay, spec, rayjobs, monkeypat
     assert (owner["kind"], owner["name"]) == ("Workflow", "wf-r1")
 
 
-def test_two_runs_share_one_rayjob(kuberay, spec, rayjobs, monkeypatch) -> None:
+def test_two_runs_share_one_rayjob(kuberay, spec, monkeypatch) -> None:
     pipeline(monkeypatch, kuberay.server, "r1")
     first = kuberay.send(spec, rayjobs.errand_of("ours"))
     kuberay.made(FIRST)
@@ -99,7 +101,7 @@ def _two(owners: list | None) -> list | None:
     return owners if owners and len(owners) == 2 else None
 
 
-def test_runs_that_come_at_once_make_one_rayjob(kuberay, spec, rayjobs) -> None:
+def test_runs_that_come_at_once_make_one_rayjob(kuberay, spec) -> None:
     waiting = [kuberay.send(spec, rayjobs.errand_of(f"run-{number}")) for number in range(6)]
     kuberay.made(FIRST)
     rayjobs.until(lambda: len(_claims(kuberay.server.get("rayjobs", FIRST))) == 6)
@@ -125,7 +127,7 @@ def test_a_failed_attempt_is_followed_by_the_next(kuberay, spec) -> None:
     assert kuberay.server.names("rayjobs") == []
 
 
-def test_attempts_come_to_an_end(kuberay, rayjobs, tmp_path, monkeypatch) -> None:
+def test_attempts_come_to_an_end(kuberay, tmp_path, monkeypatch) -> None:
     pipeline(monkeypatch, kuberay.server, "r1")
     spec = rayjobs.spec_of(tmp_path / "store", kubernetes={"attempts": 2})
     kuberay.server.on_create = lambda job: kuberay.fail(job["metadata"]["name"], "lost a worker\nMemoryError: no room")
@@ -208,7 +210,7 @@ def test_a_result_that_was_collected_is_made_again(kuberay, spec, monkeypatch) -
     assert second.result(30).ours
 
 
-def test_a_result_that_another_run_made_meanwhile_is_taken(kuberay, spec, rayjobs, monkeypatch) -> None:
+def test_a_result_that_another_run_made_meanwhile_is_taken(kuberay, spec, monkeypatch) -> None:
     pipeline(monkeypatch, kuberay.server, "r1")
     kuberay.server.on_create = lambda job: kuberay.succeed(job["metadata"]["name"])
     kuberay.send(spec).result(30)
@@ -217,14 +219,14 @@ def test_a_result_that_another_run_made_meanwhile_is_taken(kuberay, spec, rayjob
     assert len(kuberay.server.asked("POST")) == 1
 
 
-def test_a_driver_that_leaves_no_result_has_failed(kuberay, rayjobs, tmp_path) -> None:
+def test_a_driver_that_leaves_no_result_has_failed(kuberay, tmp_path) -> None:
     spec = rayjobs.spec_of(tmp_path / "store", kubernetes={"attempts": 1})
     kuberay.server.on_create = lambda job: kuberay.server.status(job["metadata"]["name"], "Complete", "SUCCEEDED")
     with pytest.raises(StepFailed, match="not in the store"):
         kuberay.send(spec).result(30)
 
 
-def test_another_image_is_no_reason_to_share(kuberay, spec, rayjobs, tmp_path) -> None:
+def test_another_image_is_no_reason_to_share(kuberay, spec, tmp_path) -> None:
     done = kuberay.send(spec)
     kuberay.made(FIRST)
     other = rayjobs.spec_of(tmp_path / "store", kubernetes={"image": "registry/phasetune:2"})
@@ -267,7 +269,7 @@ def test_a_rayjob_that_is_deleted_with_its_run_is_not_made_again(kuberay, spec, 
     assert len(kuberay.server.asked("POST")) == 1
 
 
-def test_the_loss_of_the_head_begins_a_new_attempt(kuberay, spec, rayjobs, monkeypatch) -> None:
+def test_the_loss_of_the_head_begins_a_new_attempt(kuberay, spec, monkeypatch) -> None:
     monkeypatch.setattr(rayjob_wait, "_LOOK", 0.01)
     monkeypatch.setattr(rayjob_wait, "_GRACE", 0.2)
     kuberay.server.watch_seconds = 0.05
@@ -286,7 +288,7 @@ def test_the_loss_of_the_head_begins_a_new_attempt(kuberay, spec, rayjobs, monke
     assert done.result(30).ours
 
 
-def test_a_queue_is_waited_in_and_shown(kuberay, spec, rayjobs, monkeypatch, capfd, tmp_path) -> None:
+def test_a_queue_is_waited_in_and_shown(kuberay, spec, monkeypatch, capfd, tmp_path) -> None:
     monkeypatch.setenv("PHASETUNE_EVENTS", str(tmp_path / "events"))
     kuberay.server.watch_seconds = 0.05
 
@@ -319,7 +321,7 @@ def test_a_queue_is_waited_in_and_shown(kuberay, spec, rayjobs, monkeypatch, cap
     assert 1 <= out.count("in the queue") <= 3  # not at every watch
 
 
-def test_a_cluster_without_kueue_needs_none(kuberay, rayjobs, tmp_path) -> None:
+def test_a_cluster_without_kueue_needs_none(kuberay, tmp_path) -> None:
     spec = rayjobs.spec_of(tmp_path / "store", kubernetes={"queue": None})
     kuberay.server.on_create = lambda job: kuberay.succeed(job["metadata"]["name"])
     kuberay.send(spec).result(30)
@@ -350,7 +352,7 @@ def waits(server):
     return lambda: any(query.get("watch") for _, _, query in server.requests)
 
 
-def test_an_evicted_pod_leaves_its_rayjob(kuberay, spec, rayjobs, monkeypatch, stop_when) -> None:
+def test_an_evicted_pod_leaves_its_rayjob(kuberay, spec, monkeypatch, stop_when) -> None:
     pipeline(monkeypatch, kuberay.server, "r1")
     stop_when(waits(kuberay.server), signal.SIGTERM)
     with pytest.raises(SystemExit) as stop:
@@ -365,9 +367,7 @@ def test_an_evicted_pod_leaves_its_rayjob(kuberay, spec, rayjobs, monkeypatch, s
 
 
 @pytest.mark.parametrize("ending", [{"shutdown": "Terminate"}, {"activeDeadlineSeconds": 0}])
-def test_a_run_that_is_being_ended_takes_its_rayjob_along(
-    kuberay, spec, rayjobs, monkeypatch, ending, stop_when
-) -> None:
+def test_a_run_that_is_being_ended_takes_its_rayjob_along(kuberay, spec, monkeypatch, ending, stop_when) -> None:
     pipeline(monkeypatch, kuberay.server, "r1")
     kuberay.server.change("workflows", "wf-r1", {"spec": ending})
     stop_when(waits(kuberay.server), signal.SIGTERM)
@@ -377,14 +377,14 @@ def test_a_run_that_is_being_ended_takes_its_rayjob_along(
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_laptop_that_stops_leaves_nothing(kuberay, spec, rayjobs, number, error, stop_when) -> None:
+def test_a_laptop_that_stops_leaves_nothing(kuberay, spec, number, error, stop_when) -> None:
     stop_when(waits(kuberay.server), number)
     with pytest.raises(error):
         run_errand(rayjobs.errand_of(), spec)
     assert kuberay.server.names("rayjobs") == []
 
 
-def test_a_laptop_that_stops_leaves_what_others_wait_for(kuberay, spec, rayjobs, stop_when) -> None:
+def test_a_laptop_that_stops_leaves_what_others_wait_for(kuberay, spec, stop_when) -> None:
     other = kuberay.send(spec, rayjobs.errand_of("other"))
     kuberay.made(FIRST)
     rayjobs.until(waits(kuberay.server))
@@ -398,7 +398,7 @@ def test_a_laptop_that_stops_leaves_what_others_wait_for(kuberay, spec, rayjobs,
     assert other.result(30).ours
 
 
-def test_no_cluster_is_said(spec, rayjobs, monkeypatch, tmp_path: Path) -> None:
+def test_no_cluster_is_said(spec, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
     with pytest.raises(UserError, match="no Kubernetes cluster"):
         run_errand(rayjobs.errand_of(), spec)
