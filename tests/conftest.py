@@ -1,4 +1,4 @@
-"""What every test stands on: an environment of its own, the public data, the lab's model, and nothing left running.
+"""What every test stands on: an environment of its own, the public data, servers, and nothing left running.
 
 The environment is set when this file is read, before any test imports torch, boto3 or MLflow: those read it once.
 """
@@ -20,6 +20,7 @@ import pytest
 from components.lab import MODEL_FOLDER
 from tests import checkov_environment
 from tests.kubernetes_api.server import ApiServer
+from tests.services import moto, servers
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "PHASETUNE_TEST_SESSION"
@@ -79,6 +80,23 @@ def checkov() -> Callable[..., list[dict[str, Any]]]:
     """`checkov(folder, framework, skips=())`: the failed checks; see checkov_environment.py. For proofs only."""
     python = checkov_environment.environment(ROOT / ".cache") / "bin" / "python"
     return functools.partial(checkov_environment.check, python)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server with one bucket, `bucket`."""
+    with moto.serving() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[servers.Postgres]:
+    """A PostgreSQL server with an empty database."""
+    programs = servers.postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
+    with servers.running(servers.Postgres(programs)) as server:
+        yield server
 
 
 @pytest.fixture
