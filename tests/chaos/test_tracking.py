@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from tests.chaos import disturbances
+from tests.chaos.places import spec_of
 
 pytestmark = pytest.mark.proof
 LONG = {"tiers": [2], "epochs": 32}
@@ -22,7 +23,7 @@ def server(tmp_path):
     server.kill()
 
 
-def test_mlflow_is_away_for_a_whole_phase(ready, spec_of, server):
+def test_mlflow_is_away_for_a_whole_phase(ready, server):
     from mlflow import MlflowClient
 
     curriculum = {**spec_of()["curriculum"], "phases": [{"tiers": [1], "epochs": 1}, LONG]}
