@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-import uuid
 
 import pytest
 
 from tests.integration import ray_head as rays
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
-LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
 AWAY = 20.0
 """Seconds for which nobody answers: several requests fail."""
 
@@ -23,7 +21,7 @@ def test_the_head_is_lost_and_comes_back_empty(tmp_path):
         head = rays.Head(variables)
         try:
             head.start()
-            spec = {**rays.SPEC, "store": f"s3://bucket/{uuid.uuid4().hex}", "curriculum": {"sft": LONG}}
+            spec = {**rays.SPEC, "store": rays.new_store(), "curriculum": {"sft": rays.LONG}}
             spec["compute"] = {**spec["compute"], "ray": head.address}
             work = rays.Work(tmp_path, {**variables, "RAY_AUTH_TOKEN": head.token}, spec)
             work.prepare()
@@ -37,7 +35,7 @@ def test_the_head_is_lost_and_comes_back_empty(tmp_path):
             assert "its head was restarted" in out or "does not know it any more" in out
             assert [job["status"] for job in head.jobs()] == ["SUCCEEDED"]
             assert work.manifest()["info"]["resumed_at"] >= step
-            calm = rays.Work(tmp_path, variables, {**spec, "store": f"s3://bucket/{uuid.uuid4().hex}"})
+            calm = rays.Work(tmp_path, variables, {**spec, "store": rays.new_store()})
             calm = calm.with_compute(ray="local")
             calm.prepare()
             rays.ended(calm.train(), 0)
