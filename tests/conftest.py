@@ -90,6 +90,16 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables, to be copied: making them takes seconds."""
+    from components.common.tracking_connect import connect
+
+    file = tmp_path_factory.mktemp("template") / "mlflow.db"
+    connect(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture(scope="module")
 def postgres() -> Iterator[servers.Postgres]:
     """A PostgreSQL server with an empty database."""
     programs = servers.postgres_programs()

@@ -10,9 +10,14 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from components.common import rayjob_log, rayjob_wait
+from components.common.spec import Spec
+from tests.kubernetes_api import kuberay as rayjobs
+from tests.kubernetes_api import schemas
 from tests.services.moto import point_at
 
 
@@ -144,3 +149,31 @@ def tiny_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     for disk in mounted:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def kuberay(kubernetes_api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rayjobs.KubeRay:
+    """KubeRay's part, played by the test; RayJobs are checked where the schemas are there."""
+    if schemas.available():  # else test_rayjob_object.py says so
+        kubernetes_api.check = schemas.faults
+    monkeypatch.setattr(rayjob_wait, "_SHORTEST", 0.01)
+    monkeypatch.setattr(rayjob_log, "_PAUSE", 0.05)
+    return rayjobs.KubeRay(kubernetes_api, tmp_path / "store")
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Spec:
+    """A spec whose heavy steps run as RayJobs, with the store that `kuberay` publishes in."""
+    return rayjobs.spec_of(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def mlflow_environment() -> Iterator[None]:
+    """No variable of MLflow's is set, its server is asked without a proxy; what tests set is taken back."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"
+    yield
+    os.environ.clear()
+    os.environ.update(before)

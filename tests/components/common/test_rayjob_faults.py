@@ -4,26 +4,14 @@ import threading
 
 import pytest
 
-from components.common import kubernetes_api, rayjob_log, rayjob_wait
+from components.common import kubernetes_api
 from components.common.errors import UserError
 from components.common.kubernetes_api import connect
 from components.common.kubernetes_errors import Expired
 from tests.kubernetes_api import kuberay as rayjobs
+from tests.kubernetes_api.kuberay import FIRST
 
-FIRST = "phases-0123456789abcdef01234567-1"
 pytestmark = pytest.mark.timeout(90)
-
-
-@pytest.fixture
-def kuberay(kubernetes_api, tmp_path, monkeypatch):
-    monkeypatch.setattr(rayjob_wait, "_SHORTEST", 0.01)
-    monkeypatch.setattr(rayjob_log, "_PAUSE", 0.05)
-    return rayjobs.KubeRay(kubernetes_api, tmp_path / "store")
-
-
-@pytest.fixture
-def spec(tmp_path):
-    return rayjobs.spec_of(tmp_path / "store")
 
 
 def watching(server) -> int:
