@@ -1,4 +1,4 @@
-"""Places for stores: a folder and a bucket of a real HTTP server, and a way to that server that can be disturbed."""
+"""Places for stores, a way to their S3 server that can be disturbed, KubeRay's part, and MLflow's variables."""
 
 from __future__ import annotations
 
