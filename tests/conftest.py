@@ -1,4 +1,4 @@
-"""What every test stands on: an environment of its own, the public data, the lab's model, and nothing left running.
+"""What every test stands on: an environment of its own, the public data, servers, and nothing left running.
 
 The environment is set when this file is read, before any test imports torch, boto3 or MLflow: those read it once.
 """
@@ -6,7 +6,6 @@ The environment is set when this file is read, before any test imports torch, bo
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import re
 import sys
@@ -19,6 +18,9 @@ import psutil
 import pytest
 
 from components.lab import MODEL_FOLDER
+from tests import checkov_environment
+from tests.kubernetes_api.server import ApiServer
+from tests.services import moto, servers
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "PHASETUNE_TEST_SESSION"
@@ -76,24 +78,43 @@ def lab_model() -> Path:
 @pytest.fixture(scope="session")
 def checkov() -> Callable[..., list[dict[str, Any]]]:
     """`checkov(folder, framework, skips=())`: the failed checks; see checkov_environment.py. For proofs only."""
-    found = importlib.util.spec_from_file_location(
-        "checkov_environment", Path(__file__).with_name("checkov_environment.py")
-    )
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return functools.partial(module.check, module.environment(ROOT / ".cache") / "bin" / "python")
+    python = checkov_environment.environment(ROOT / ".cache") / "bin" / "python"
+    return functools.partial(checkov_environment.check, python)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server with one bucket, `bucket`."""
+    with moto.serving() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables, to be copied: making them takes seconds."""
+    from components.common.tracking_connect import connect
+
+    file = tmp_path_factory.mktemp("template") / "mlflow.db"
+    connect(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[servers.Postgres]:
+    """A PostgreSQL server with an empty database."""
+    programs = servers.postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
+    with servers.running(servers.Postgres(programs)) as server:
+        yield server
 
 
 @pytest.fixture
 def kubernetes_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Kubernetes API of ours (kubernetes_api/server.py), which KUBECONFIG names; pauses of its clients are short."""
-    place = Path(__file__).with_name("kubernetes_api") / "server.py"
-    found = importlib.util.spec_from_file_location("kubernetes_api_server", place)
     monkeypatch.setattr("components.common.kubernetes_api._FIRST_PAUSE", 0.01)
     monkeypatch.setattr("components.common.kubernetes_api._LONGEST_PAUSE", 0.05)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    server = module.ApiServer()
+    server = ApiServer()
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
     yield server
     server.close()

@@ -61,8 +61,7 @@ def contest(
     The chances are a bootstrap over clusters of examples, which are the same for all candidates, and over seeds, which
     are each candidate's own. Of S seeds drawn anew from S the spread is too small by (S - 1) / S, so deviations of
     seeds are widened by sqrt(S / (S - 1)) (Davison & Hinkley 1997, 2.3). With one seed the chances speak of these
-    trained models only. No interval of shares leaves [0, 1], as widened deviations would; where all are right or all
-    are wrong it is the Wilson interval of the number of clusters (`statistics.accuracy_interval`).
+    trained models only.
 
     The leader has won where the test of `paired.combine_seeds` (one seed: `paired.paired_difference`) tells it from
     every other candidate: the largest p-value counts, as all must be told apart (an intersection-union test, Berger
@@ -90,22 +89,18 @@ def contest(
     values = runs.sum(axis=2).mean(axis=1) / sizes.sum()
     drawn = _drawn(runs, sizes, resamples, seed)
     sign = 1.0 if larger_is_better else -1.0
-    chances = _chances(sign * drawn)
     leader = int(np.argmax(sign * values))
-    bounds = [percentile_bounds(drawn[:, place], confidence) for place in range(len(candidates))]
-    if shares:
-        bounds = [_share_bounds(*one, len(sizes), confidence) for one in bounds]
+    bounds = [_bounds(draws, len(sizes), confidence, shares) for draws in drawn.T]
     others = {
-        place: _compare(candidates[leader], other, weights, clusters, confidence, resamples, seed)
-        for place, other in enumerate(candidates)
-        if place != leader
+        place: _compare(candidates[leader], candidates[place], weights, clusters, confidence, resamples, seed)
+        for place in set(range(len(candidates))) - {leader}
     }
     hardest = max(others, key=lambda place: others[place].p, default=None)
     return Contest(
         values=[float(value) for value in values],
         lows=[low for low, _ in bounds],
         highs=[high for _, high in bounds],
-        chances=[float(chance) for chance in chances],
+        chances=[float(chance) for chance in _chances(sign * drawn)],
         leader=leader,
         runner_up=hardest,
         difference=None if hardest is None else others[hardest],
@@ -133,8 +128,15 @@ def _drawn(runs: npt.NDArray[np.float64], sizes: Floats, resamples: int, seed: i
     return np.concatenate(parts)
 
 
-def _share_bounds(low: float, high: float, clusters: int, confidence: float) -> tuple[float, float]:
-    """The bounds of a share; every draw of one that is 0 or 1 everywhere is equal, and says nothing of its spread."""
+def _bounds(draws: Floats, clusters: int, confidence: float, shares: bool) -> tuple[float, float]:
+    """An interval; of shares one that does not leave [0, 1], as widened deviations would.
+
+    Where all answers are right, or all wrong, every draw is the same and says nothing of the spread: there it is the
+    Wilson interval of the number of clusters, as in `statistics.accuracy_interval`.
+    """
+    low, high = percentile_bounds(draws, confidence)
+    if not shares:
+        return low, high
     if low == high and low in (0.0, 1.0):
         found = wilson_interval(clusters * low, clusters, confidence)
         return found.low, found.high

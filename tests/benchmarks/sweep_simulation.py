@@ -61,6 +61,77 @@ def trials(count: int, draw: random.Random) -> list[list[Work]]:
     return list(asked.values())
 
 
+class _Simulation:
+    """A sweep on simulated workers.
+
+    Attributes:
+        planner: The product's.
+        took: Seconds that each piece of work takes.
+        finished: The pieces that are done.
+        now: Seconds since the beginning.
+        lost: Seconds of work that were lost.
+        losses: Workers that were lost.
+        planning: Seconds of our own time that the planner has taken.
+    """
+
+    def __init__(self, asked: list[list[Work]], workers: int, losses: float, draw: random.Random) -> None:
+        self.now = self.lost = 0.0
+        self.losses, self._free = 0, workers
+        self._rate, self._draw = losses / HOUR, draw
+        began, self.planner = time.perf_counter(), Planner()
+        for chain in asked:
+            self.planner.add(chain)
+        self.planning = time.perf_counter() - began
+        nodes = self.planner.nodes()
+        self.took = {node.work.key: node.work.seconds * draw.choice(MEASURED) for node in nodes}
+        self._parents = {node.work.key: node.work.parent for node in nodes}
+        self.finished: set[str] = set()
+        self._ends: list[tuple[float, str, bool, float]] = []
+
+    def run(self) -> None:
+        """Go on until nothing is left to do."""
+        self._grant()
+        while self._ends:
+            self._end_next()
+            self._grant()
+
+    def _grant(self) -> None:
+        """Give work to the workers that are free."""
+        began = time.perf_counter()
+        granted = []
+        while self._free > len(granted) and (work := self.planner.grant()) is not None:
+            granted.append(work)
+        self.planning += time.perf_counter() - began
+        for work in granted:
+            assert work.parent is None or work.parent in self.finished
+            dies = self._draw.expovariate(self._rate) if self._rate else float("inf")
+            seconds = self.took[work.key]
+            heapq.heappush(self._ends, (self.now + min(dies, seconds), work.key, dies >= seconds, self.now))
+        self._free -= len(granted)
+
+    def _end_next(self) -> None:
+        """Go on to the next moment at which a worker is done or lost."""
+        self.now, key, whole, since = heapq.heappop(self._ends)
+        self._free += 1
+        began = time.perf_counter()
+        if whole:
+            assert key not in self.finished
+            self.finished.add(key)
+            self.planner.finished(key)
+        else:
+            self.planner.lost(key)
+        self.planning += time.perf_counter() - began
+        if not whole:
+            self.losses, self.lost = self.losses + 1, self.lost + self.now - since
+
+    def longest(self) -> float:
+        """Seconds of the longest path."""
+        paths: dict[str, float] = {}
+        for key in sorted(self.took, key=len):
+            paths[key] = self.took[key] + paths.get(self._parents[key] or "", 0.0)
+        return max(paths.values())
+
+
 def simulate(count: int, workers: int, seed: int = 17, losses: float = LOSSES, traced: bool = False) -> Outcome:
     """Run a sweep to its end on simulated workers.
 
@@ -78,65 +149,28 @@ def simulate(count: int, workers: int, seed: int = 17, losses: float = LOSSES, t
     if traced:
         tracemalloc.start()
     asked = trials(count, draw)
-    began, planner = time.perf_counter(), Planner()
-    for chain in asked:
-        planner.add(chain)
-    planning = time.perf_counter() - began
-    took = {node.work.key: node.work.seconds * draw.choice(MEASURED) for node in planner.nodes()}
-    parents = {node.work.key: node.work.parent for node in planner.nodes()}
-    ends: list[tuple[float, str, bool, float]] = []
-    finished: set[str] = set()
-    now = lost = 0.0
-    lost_count, free = 0, workers
-    while True:
-        began = time.perf_counter()
-        granted = []
-        while free > len(granted) and (work := planner.grant()) is not None:
-            granted.append(work)
-        planning += time.perf_counter() - began
-        for work in granted:
-            assert work.parent is None or work.parent in finished
-            dies = draw.expovariate(losses / HOUR) if losses else float("inf")
-            seconds = took[work.key]
-            heapq.heappush(ends, (now + min(dies, seconds), work.key, dies >= seconds, now))
-        free -= len(granted)
-        if not ends:
-            break
-        now, key, whole, since = heapq.heappop(ends)
-        free += 1
-        began = time.perf_counter()
-        if whole:
-            assert key not in finished
-            finished.add(key)
-            planner.finished(key)
-        else:
-            planner.lost(key)
-        planning += time.perf_counter() - began
-        if not whole:
-            lost_count, lost = lost_count + 1, lost + now - since
+    sweep = _Simulation(asked, workers, losses, draw)
+    sweep.run()
     memory = 0.0
     if traced:
         memory = tracemalloc.get_traced_memory()[1] / 2**20
         tracemalloc.stop()
-    assert finished == set(took)
-    assert all(planner.trial_state(number) == "done" for number in range(len(asked)))
-    paths: dict[str, float] = {}
-    for key in sorted(took, key=len):
-        paths[key] = took[key] + paths.get(parents[key] or "", 0.0)
-    work_all = sum(took.values())
+    assert sweep.finished == set(sweep.took)
+    assert all(sweep.planner.trial_state(number) == "done" for number in range(len(asked)))
+    work = sum(sweep.took.values())
     return Outcome(
-        count,
-        workers,
-        planner.requested,
-        planner.distinct(),
-        work_all / HOUR,
-        max(paths.values()) / HOUR,
-        lost / HOUR,
-        lost_count,
-        now / HOUR,
-        (work_all + lost) / workers / HOUR,
-        planning,
-        memory,
+        trials=count,
+        workers=workers,
+        requested=sweep.planner.requested,
+        distinct=sweep.planner.distinct(),
+        work=work / HOUR,
+        longest=sweep.longest() / HOUR,
+        lost=sweep.lost / HOUR,
+        losses=sweep.losses,
+        makespan=sweep.now / HOUR,
+        bound=(work + sweep.lost) / workers / HOUR,
+        planning_seconds=sweep.planning,
+        planner_mib=memory,
     )
 
 

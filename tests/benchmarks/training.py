@@ -86,6 +86,46 @@ def ours(place: Path, file: Path, options: dict[str, Any]) -> dict[str, Any]:
     return {"points": points, "stall": result["checkpoint_seconds"], "seconds": result["train_seconds"]}
 
 
+def encoded(file: Path, tokenizer: Any, ordered: bool) -> Any:
+    """The examples as TRL takes them, in the file's order or in ours."""
+    from datasets import Dataset
+
+    from components.common.digests import hash_order
+    from components.common.examples import read_examples
+    from components.common.rendering import encode
+
+    examples = {example.id: example for example in read_examples(file)}
+    order = hash_order(examples, 3, "order") if ordered else list(examples)
+    items = encode(tokenizer, [examples[item].messages for item in order], 1024)
+    return Dataset.from_list([{"input_ids": item.input_ids, "labels": item.labels} for item in items])
+
+
+def bare_settings(out: str, ordered: bool) -> Any:
+    """The settings of TRL's trainer: those of `ours`, and nothing that takes time beside training."""
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=out,
+        num_train_epochs=1,
+        per_device_train_batch_size=BATCH,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        adam_beta2=0.95,
+        lr_scheduler_type="constant",
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=3,
+        train_sampling_strategy="sequential" if ordered else "random",
+    )
+
+
 def bare(file: Path, ordered: bool, deterministic: bool) -> dict[str, Any]:
     """TRL's trainer as its documentation shows it: padded, with the same settings.
 
@@ -95,24 +135,16 @@ def bare(file: Path, ordered: bool, deterministic: bool) -> dict[str, Any]:
         deterministic: Whether torch uses its deterministic algorithms, as ours does.
     """
     import torch
-    from datasets import Dataset
     from transformers import AutoModelForCausalLM, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
-    from components.common.digests import hash_order
-    from components.common.examples import read_examples
     from components.common.models import load_tokenizer, model_folder
-    from components.common.rendering import encode
     from components.common.reproducible import set_reproducible
 
     torch.set_num_threads(os.cpu_count() or 1)
     if deterministic:
         set_reproducible(os.cpu_count() or 1)
     tokenizer = load_tokenizer(model_folder("lab"))
-    examples = {example.id: example for example in read_examples(file)}
-    order = hash_order(examples, 3, "order") if ordered else list(examples)
-    encoded = encode(tokenizer, [examples[item].messages for item in order], 1024)
-    data = Dataset.from_list([{"input_ids": item.input_ids, "labels": item.labels} for item in encoded])
     points: list[tuple[float, float, float]] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
@@ -123,27 +155,8 @@ def bare(file: Path, ordered: bool, deterministic: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         trainer = SFTTrainer(
             model=AutoModelForCausalLM.from_pretrained(model_folder("lab"), dtype=torch.float32),
-            args=SFTConfig(
-                output_dir=out,
-                num_train_epochs=1,
-                per_device_train_batch_size=BATCH,
-                learning_rate=1e-3,
-                weight_decay=0.1,
-                adam_beta2=0.95,
-                lr_scheduler_type="constant",
-                gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=True,
-                max_length=None,
-                dataset_kwargs={"skip_prepare_dataset": True},
-                logging_steps=1,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                seed=3,
-                train_sampling_strategy="sequential" if ordered else "random",
-            ),
-            train_dataset=data,
+            args=bare_settings(out, ordered),
+            train_dataset=encoded(file, tokenizer, ordered),
             processing_class=tokenizer,
             callbacks=[Clock()],
         )

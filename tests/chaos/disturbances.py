@@ -55,76 +55,84 @@ class Disturbance:
             return fault
 
 
+class _WayServer(ThreadingHTTPServer):
+    """Stands before a server (`host:port`)."""
+
+    daemon_threads, block_on_close, request_queue_size = True, False, 128
+
+    def __init__(self, behind: str, disturbance: Disturbance) -> None:
+        self.behind, self.disturbance = behind, disturbance
+        super().__init__(("127.0.0.1", 0), _Way)
+
+    def handle_error(self, request: Any, address: Any) -> None:
+        """A client that is killed breaks its connections; that is what is tested."""
+
+
+class _Way(BaseHTTPRequestHandler):
+    """One request for each connection, so that every one may fail by itself."""
+
+    server: _WayServer
+
+    def handle_one_request(self) -> None:
+        self.close_connection = True
+        self.raw_requestline = self.rfile.readline(_PIECE)
+        if self.raw_requestline and self.parse_request():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                self._pass_on(self.server.disturbance.next(self.command, self.path))
+
+    def handle_expect_100(self) -> bool:
+        return True  # said when it is known whether the request is passed on
+
+    def _pass_on(self, fault: str) -> None:
+        if fault == "silent":
+            self.server.disturbance.released.wait(_SILENCE)
+        if fault in ("silent", "cut-early"):
+            return
+        if fault == "500":
+            self.wfile.write(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return
+        if self.headers.get("Expect"):
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        size = int(self.headers.get("Content-Length") or 0)
+        with contextlib.closing(http.client.HTTPConnection(self.server.behind, timeout=60)) as there:
+            there.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in ("connection", "expect"):
+                    there.putheader(name, value)
+            there.putheader("Connection", "close")
+            there.endheaders()
+            self._body(there, size // 2 if fault == "hold" else size)
+            if fault == "hold":
+                self.server.disturbance.holding.set()
+                self.server.disturbance.released.wait(60)
+                return
+            answer = there.getresponse()
+            body = answer.read()
+        if fault == "lost":
+            return
+        self._answer(answer, body[: len(body) // 2] if fault == "cut" else body)
+
+    def _body(self, there: http.client.HTTPConnection, size: int) -> None:
+        while size:
+            piece = self.rfile.read(min(size, _PIECE))
+            if not piece:
+                raise ConnectionError("the client is gone")
+            there.send(piece)
+            size -= len(piece)
+
+    def _answer(self, answer: http.client.HTTPResponse, body: bytes) -> None:
+        lines = [f"HTTP/1.1 {answer.status} {answer.reason}"]
+        hop = ("connection", "transfer-encoding", "keep-alive")
+        lines += [f"{name}: {value}" for name, value in answer.getheaders() if name.lower() not in hop]
+        if answer.getheader("Content-Length") is None and answer.status not in (204, 304):
+            lines.append(f"Content-Length: {len(body)}")
+        self.wfile.write("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body)
+
+
 @contextlib.contextmanager
 def way_to(server: str, disturbance: Disturbance) -> Iterator[str]:
     """An address that passes requests on to a server, as far as the disturbance lets it."""
-    host = server.removeprefix("http://")
-
-    class Way(BaseHTTPRequestHandler):
-        """One request for each connection, so that every one may fail by itself."""
-
-        def handle_one_request(self) -> None:
-            self.close_connection = True
-            self.raw_requestline = self.rfile.readline(_PIECE)
-            if self.raw_requestline and self.parse_request():
-                with contextlib.suppress(OSError, http.client.HTTPException):
-                    self._pass_on(disturbance.next(self.command, self.path))
-
-        def handle_expect_100(self) -> bool:
-            return True  # said when it is known whether the request is passed on
-
-        def _pass_on(self, fault: str) -> None:
-            if fault == "silent":
-                disturbance.released.wait(_SILENCE)
-            if fault in ("silent", "cut-early"):
-                return
-            if fault == "500":
-                self.wfile.write(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                return
-            if self.headers.get("Expect"):
-                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            size = int(self.headers.get("Content-Length") or 0)
-            with contextlib.closing(http.client.HTTPConnection(host, timeout=60)) as there:
-                there.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-                for name, value in self.headers.items():
-                    if name.lower() not in ("connection", "expect"):
-                        there.putheader(name, value)
-                there.putheader("Connection", "close")
-                there.endheaders()
-                self._body(there, size // 2 if fault == "hold" else size)
-                if fault == "hold":
-                    disturbance.holding.set()
-                    disturbance.released.wait(60)
-                    return
-                answer = there.getresponse()
-                body = answer.read()
-            if fault == "lost":
-                return
-            self._answer(answer, body[: len(body) // 2] if fault == "cut" else body)
-
-        def _body(self, there: http.client.HTTPConnection, size: int) -> None:
-            while size:
-                piece = self.rfile.read(min(size, _PIECE))
-                if not piece:
-                    raise ConnectionError("the client is gone")
-                there.send(piece)
-                size -= len(piece)
-
-        def _answer(self, answer: http.client.HTTPResponse, body: bytes) -> None:
-            lines = [f"HTTP/1.1 {answer.status} {answer.reason}"]
-            hop = ("connection", "transfer-encoding", "keep-alive")
-            lines += [f"{name}: {value}" for name, value in answer.getheaders() if name.lower() not in hop]
-            if answer.getheader("Content-Length") is None and answer.status not in (204, 304):
-                lines.append(f"Content-Length: {len(body)}")
-            self.wfile.write("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body)
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads, block_on_close, request_queue_size = True, False, 128
-
-        def handle_error(self, request: Any, address: Any) -> None:
-            """A client that is killed breaks its connections; that is what is tested."""
-
-    listener = Server(("127.0.0.1", 0), Way)
+    listener = _WayServer(server.removeprefix("http://"), disturbance)
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

@@ -11,6 +11,8 @@ import re
 import pytest
 from safetensors import safe_open
 
+from tests.chaos.places import spec_of
+
 pytestmark = pytest.mark.proof
 SAID = re.compile(
     r"error: train main 2 \(exploding\): the (training loss|gradient's norm) is (nan|inf) at step (\d+) "
@@ -19,7 +21,7 @@ SAID = re.compile(
 )
 
 
-def exploding(spec_of, **settings):
+def exploding(**settings):
     constant = {"schedule": "constant", "warmup_ratio": 0.0, "weight_decay": 3000.0}
     phase = {"name": "exploding", "tiers": [2], "epochs": 8, **constant, **settings}
     return {"curriculum": {**spec_of()["curriculum"], "phases": [{"tiers": [1], "epochs": 1}, phase]}}
@@ -33,8 +35,8 @@ def finite(place):
         return all(bool(tensors.get_tensor(key).isfinite().all()) for key in tensors.keys())  # noqa: SIM118  # no mapping
 
 
-def test_a_loss_that_is_no_number_stops_the_phase(ready, spec_of):
-    place = ready(**exploding(spec_of))
+def test_a_loss_that_is_no_number_stops_the_phase(ready):
+    place = ready(**exploding())
     _, err = place.ended(place.start(), 1)
     told = SAID.search(err)
     assert told is not None, err
@@ -47,8 +49,8 @@ def test_a_loss_that_is_no_number_stops_the_phase(ready, spec_of):
     assert place.ended(place.start(), 1)[1] == err
 
 
-def test_a_rollback_goes_on(ready, spec_of):
-    place = ready(**exploding(spec_of, on_divergence="rollback(0.5)"))
+def test_a_rollback_goes_on(ready):
+    place = ready(**exploding(on_divergence="rollback(0.5)"))
     out = place.again()
     assert re.search(r"warning: train main 2 \(exploding\): .* back to the last checkpoint with 0\.5 of the", out)
     info = place.record()["info"]

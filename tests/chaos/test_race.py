@@ -6,10 +6,12 @@ import json
 
 import pytest
 
+from tests.chaos.places import spec_of
+
 pytestmark = pytest.mark.proof
 
 
-def test_two_runs_race_for_the_same_phases(new_place, calm, spec_of):
+def test_two_runs_race_for_the_same_phases(new_place, calm):
     place = new_place()
     place.write(spec_of())
     processes = [place.start("run", "small.yaml", "--output-dir", f"out-{number}") for number in (1, 2)]

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
-import uuid
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from tests.integration import ray_head as rays
+
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
-LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
 AWAY = 20.0
 """Seconds for which nobody answers: several requests fail."""
 
 
-def _rays() -> ModuleType:
-    place = Path(__file__).parents[1] / "integration" / "ray_head.py"
-    found = importlib.util.spec_from_file_location("ray_head", place)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
-
-
 def test_the_head_is_lost_and_comes_back_empty(tmp_path):
     """The cluster knows of no job any more: another one goes on from the last checkpoint, to the same weights."""
-    rays = _rays()
     with rays.s3_server(tmp_path) as variables:
         variables = {**variables, "PHASETUNE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
         variables["PHASETUNE_HEARTBEAT"] = "4"
         head = rays.Head(variables)
         try:
             head.start()
-            spec = {**rays.SPEC, "store": f"s3://bucket/{uuid.uuid4().hex}", "curriculum": {"sft": LONG}}
+            spec = {**rays.SPEC, "store": rays.new_store(), "curriculum": {"sft": rays.LONG}}
             spec["compute"] = {**spec["compute"], "ray": head.address}
             work = rays.Work(tmp_path, {**variables, "RAY_AUTH_TOKEN": head.token}, spec)
             work.prepare()
@@ -50,7 +35,7 @@ def test_the_head_is_lost_and_comes_back_empty(tmp_path):
             assert "its head was restarted" in out or "does not know it any more" in out
             assert [job["status"] for job in head.jobs()] == ["SUCCEEDED"]
             assert work.manifest()["info"]["resumed_at"] >= step
-            calm = rays.Work(tmp_path, variables, {**spec, "store": f"s3://bucket/{uuid.uuid4().hex}"})
+            calm = rays.Work(tmp_path, variables, {**spec, "store": rays.new_store()})
             calm = calm.with_compute(ray="local")
             calm.prepare()
             rays.ended(calm.train(), 0)

@@ -5,49 +5,24 @@ The first phase is too short for a checkpoint of step 10: whatever comes after o
 
 from __future__ import annotations
 
-import logging
 import os
-import uuid
 
 import pytest
+
+from tests.chaos.disturbances import Disturbance
+from tests.chaos.places import spec_of
 
 pytestmark = pytest.mark.proof
 
 
-@pytest.fixture(scope="module")
-def server():
-    """The address of an S3 server with an empty bucket."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=address, **keys).create_bucket(Bucket="bucket")
-    yield address
-    server.stop()
-
-
 @pytest.fixture
-def disturbed(server, disturbances, new_place, spec_of, monkeypatch):
+def disturbed(in_s3, monkeypatch):
     """A place with its store in S3, and the disturbance that the way there is under."""
-    disturbance = disturbances.Disturbance()
-    with disturbances.way_to(server, disturbance) as address:
-        for name, value in {
-            "AWS_ENDPOINT_URL": address,
-            "AWS_ACCESS_KEY_ID": "x",
-            "AWS_SECRET_ACCESS_KEY": "x",
-            "PHASETUNE_S3_TIMEOUT": "2",
-            "NO_PROXY": "127.0.0.1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        place = new_place(disturbances.Bucket(server, uuid.uuid4().hex))
-        monkeypatch.setenv("PHASETUNE_CACHE", str(place.folder / "cache"))
-        place.write(spec_of(store=place.bucket.place))
-        yield place, disturbance
+    monkeypatch.setenv("PHASETUNE_S3_TIMEOUT", "2")
+    disturbance = Disturbance()
+    place = in_s3(disturbance)
+    place.write(spec_of(store=place.bucket.place))
+    return place, disturbance
 
 
 def test_s3_fails_for_a_while(disturbed, calm):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import time
 
 import psutil
 import pytest
@@ -91,39 +89,13 @@ def test_a_trial_diverges(sweep_ready):
     assert there.results()["phases_trained"] == 0
 
 
-@pytest.fixture
-def small_disk():
-    """Puts a place's store on a disk of its own."""
-    mounted = []
-
-    def move(place):
-        aside = place.store.rename(place.store.with_name("aside"))
-        place.store.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", str(place.store)]
-        if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-            pytest.skip("a small disk can be mounted only by a privileged user")
-        mounted.append(place.store)
-        subprocess.run(["cp", "-a", f"{aside}/.", str(place.store)], check=True)
-        subprocess.run(["rm", "-r", str(aside)], check=True)
-
-    yield move
-    for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_the_disk_is_full(sweep_ready, calm_sweep, small_disk):
     """Others fill it while phases train; space is made, and the same command goes on."""
     there = sweep_ready("grid")
-    small_disk(there.place)
+    small_disk(there.place, "150m")
     process = there.start()
     there.training(process)
-    ballast = there.place.store / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        while process.poll() is None:
-            try:
-                file.write(b"x" * 2**20)
-            except OSError:  # full; what the sweep frees is taken too
-                time.sleep(0.01)
+    ballast = there.place.fill_disk(process)
     _, err = there.place.ended(process, 1)
     assert [line.partition(" ")[0] for line in err.splitlines()] == ["error:", "remedy:"]
     assert "is full" in err

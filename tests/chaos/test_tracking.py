@@ -7,20 +7,23 @@ import signal
 
 import pytest
 
+from tests.chaos import disturbances
+from tests.chaos.places import spec_of
+
 pytestmark = pytest.mark.proof
 LONG = {"tiers": [2], "epochs": 32}
 """Live metrics are sent from the fifth second on: long enough for the server to be missed."""
 
 
 @pytest.fixture
-def server(disturbances, tmp_path):
+def server(tmp_path):
     server = disturbances.Mlflow(tmp_path)
     server.start()
     yield server
     server.kill()
 
 
-def test_mlflow_is_away_for_a_whole_phase(ready, spec_of, server):
+def test_mlflow_is_away_for_a_whole_phase(ready, server):
     from mlflow import MlflowClient
 
     curriculum = {**spec_of()["curriculum"], "phases": [{"tiers": [1], "epochs": 1}, LONG]}

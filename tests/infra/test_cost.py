@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 import hcl2
 import pytest
+
+from tests.product_scripts import module_at
 
 FOLDER = Path(__file__).resolve().parents[2] / "infra" / "aws"
 
@@ -15,10 +16,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "infra" / "aws"
 @pytest.fixture(scope="module")
 def cost():
     """The script infra/aws/cost.py."""
-    found = importlib.util.spec_from_file_location("aws_cost", FOLDER / "cost.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return module_at(FOLDER / "cost.py")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ The image itself is built and run by `make image-test`, which needs root, the ne
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -14,26 +13,15 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import hcl2
 import pytest
 
+from tests.infra import dockerfile
+
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "infra" / "images"
 LOCKS = ("requirements.lock", "torch-cpu.lock", "torch.lock")
-
-
-def module(name: str) -> ModuleType:
-    """A module beside this file."""
-    found = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    loaded = importlib.util.module_from_spec(found)
-    sys.modules[name] = loaded
-    found.loader.exec_module(loaded)
-    return loaded
-
-
-dockerfile = module("dockerfile")
 
 
 @pytest.fixture(scope="module")

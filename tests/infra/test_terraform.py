@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
+
+from tests.infra import terraform_files, terraform_rules
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "infra" / "aws"
@@ -35,16 +34,6 @@ OUTPUTS = {
 ADMINISTRATOR = "arn:aws:iam::123456789012:role/platform"
 
 
-def module(name: str) -> ModuleType:
-    """A module beside this file."""
-    found = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    made = importlib.util.module_from_spec(found)
-    sys.modules[name] = made  # dataclasses look their module up there
-    found.loader.exec_module(made)
-    return made
-
-
-terraform_files, terraform_rules = module("terraform_files"), module("terraform_rules")
 TEXTS = terraform_files.texts_of(FOLDER)
 KNOWN = json.loads(Path(__file__).with_name("aws_arguments.json").read_text(encoding="utf-8"))
 

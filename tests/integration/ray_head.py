@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,6 +42,8 @@ SPEC: dict[str, Any] = {
     "tracking": {"enabled": False},
     "compute": {"threads": 1, "checkpoint_every": 5},
 }
+LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
+"""The settings of a phase of some 60 steps, to have time for faults."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -236,6 +239,19 @@ class Head:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def nodes_of_their_own(folder: Path, count: int) -> Iterator[tuple[Head, Path, list[subprocess.Popen[bytes]]]]:
+    """A head that does no work, the folder that every node has on a disk of its own, and so many nodes of a core."""
+    with own_network(), s3_server(folder) as variables:
+        cache = folder / "cache"
+        head = Head({**variables, "PHASETUNE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}, cpus=0, nodes=True)
+        try:
+            head.start()
+            yield head, cache, [head.join(cache) for _ in range(count)]
+        finally:
+            head.kill()
+
+
 @dataclass(frozen=True)
 class Work:
     """A run whose data is prepared and split, in a store of S3; its first phase is what is done elsewhere.
@@ -337,6 +353,28 @@ class Work:
         pointers = [name for name in self.names("checkpoints") if name.endswith("/pointer")]
         kept = [item for name in pointers for item in json.loads(self.read(name))["kept"]]
         return max((int(item["step"]) for item in kept), default=0)
+
+
+def new_store() -> str:
+    """A store of S3 that nobody else has."""
+    return f"s3://bucket/{uuid.uuid4().hex}"
+
+
+def prepared(head: Head, folder: Path, cache: Path | None = None, **changes: Any) -> Work:
+    """A run of which the data is split, in a store of its own; what is heavy is done in a cluster.
+
+    Args:
+        head: Of the cluster.
+        folder: A working directory.
+        cache: Where copies of what lies in S3 are kept; in the folder where it is not told.
+        changes: Of top-level keys of the spec.
+    """
+    variables = {**head.variables, "PHASETUNE_CACHE": str(cache or folder / "cache"), "RAY_AUTH_TOKEN": head.token}
+    spec = {**SPEC, "store": new_store(), **changes}
+    spec["compute"] = {**spec["compute"], "ray": head.address}
+    work = Work(folder, {**variables, "PHASETUNE_HEARTBEAT": "4"}, spec)
+    work.prepare()
+    return work
 
 
 def ended(process: subprocess.Popen[str], code: int, seconds: float = LONGEST) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
-import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,22 +13,9 @@ import pytest
 from components.common.records import RunInfo
 from pipelines.cluster_cli import _stop_jobs
 from pipelines.following import Known
+from tests.integration import ray_head as rays
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(400)]
-LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
-"""A phase of some 60 steps, to have time for faults."""
-
-
-def _module() -> Any:
-    found = importlib.util.spec_from_file_location("ray_head", Path(__file__).with_name("ray_head.py"))
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
-
-
-rays = _module()
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +31,17 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             head.kill()
 
 
-def _work(head: Any, folder: Path, **curriculum: Any) -> Any:
-    variables = {**head.variables, "PHASETUNE_CACHE": str(folder / "cache"), "RAY_AUTH_TOKEN": head.token}
-    spec = {**rays.SPEC, "store": f"s3://bucket/{uuid.uuid4().hex}"}
-    spec["compute"] = {**spec["compute"], "ray": head.address}
-    spec["curriculum"] = {**spec["curriculum"], **curriculum}
-    work = rays.Work(folder, {**variables, "PHASETUNE_HEARTBEAT": "4"}, spec)
-    work.prepare()
-    return work
-
-
 @pytest.fixture
 def new_work(head: Any, tmp_path: Path) -> Callable[..., Any]:
-    """Makes a run of which the data is split, in a store of its own, that uses the cluster."""
-    return lambda **curriculum: _work(head, tmp_path, **curriculum)
+    """Makes a run of one long phase, of which settings may be others; its data is split, its store its own."""
+    return lambda **sft: rays.prepared(head, tmp_path, curriculum={"sft": {**rays.LONG, **sft}})
 
 
 @pytest.fixture(scope="module")
 def calm(head: Any, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The weights of the long phase, trained on this machine and left alone."""
-    work = _work(head, tmp_path_factory.mktemp("calm"), sft=LONG).with_compute(ray="local")
+    work = rays.prepared(head, tmp_path_factory.mktemp("calm"), curriculum={"sft": rays.LONG})
+    work = work.with_compute(ray="local")
     rays.ended(work.train(), 0)
     return bytes(work.weights())
 
@@ -85,7 +60,7 @@ def noted_key(out: str, work: Any) -> None:
 
 def test_a_phase_is_trained_in_the_cluster_and_then_found(head, new_work, calm):
     """What it leaves is what it leaves on this machine, bit by bit; found again, nothing is sent."""
-    work = new_work(sft=LONG)
+    work = new_work()
     out = rays.ended(work.train(), 0)
     noted_key(out, work)
     assert work.weights() == calm
@@ -96,7 +71,7 @@ def test_a_phase_is_trained_in_the_cluster_and_then_found(head, new_work, calm):
 
 
 def test_a_killed_driver_is_followed_by_another_attempt(head, new_work, calm):
-    work = new_work(sft=LONG)
+    work = new_work()
     before = {job["submission_id"] for job in head.jobs()}
     waiting = work.train()
     step = rays.until(lambda: work.newest() >= 10 and work.newest(), "the checkpoint of step 10")
@@ -110,7 +85,7 @@ def test_a_killed_driver_is_followed_by_another_attempt(head, new_work, calm):
 
 
 def test_a_waiting_step_that_is_killed_finds_its_job_again(head, new_work, calm):
-    work = new_work(sft=LONG)
+    work = new_work()
     before = {job["submission_id"] for job in head.jobs()}
     waiting = work.train()
     rays.until(lambda: work.newest() >= 5, "a checkpoint")
@@ -125,7 +100,7 @@ def test_a_waiting_step_that_is_killed_finds_its_job_again(head, new_work, calm)
 
 
 def test_two_runs_share_a_job_and_the_last_to_go_stops_it(head, new_work):
-    work = new_work(sft={**LONG, "epochs": 40})
+    work = new_work(epochs=40)
     before = {job["submission_id"] for job in head.jobs()}
 
     def new() -> list[str]:
@@ -153,7 +128,7 @@ def test_two_runs_share_a_job_and_the_last_to_go_stops_it(head, new_work):
 
 def test_cancel_stops_the_job_of_a_run_whose_steps_were_ended(head, new_work, monkeypatch):
     """Kubeflow ends the pods first, at once; what they waited for goes on until `phasetune cancel` comes to it."""
-    work = new_work(sft={**LONG, "epochs": 40})
+    work = new_work(epochs=40)
     for name, value in work.variables.items():
         monkeypatch.setenv(name, value)
     before = {job["submission_id"] for job in head.jobs()}
@@ -172,7 +147,7 @@ def test_cancel_stops_the_job_of_a_run_whose_steps_were_ended(head, new_work, mo
 
 
 def test_a_wrong_token_is_one_clear_error(new_work):
-    work = new_work()
+    work = new_work(epochs=1)
     out = rays.ended(work.train(RAY_AUTH_TOKEN="wrong"), 1)
     assert "does not let us in" in out
     assert "RAY_AUTH_TOKEN" in out.partition("remedy:")[2]
@@ -180,7 +155,7 @@ def test_a_wrong_token_is_one_clear_error(new_work):
 
 def test_what_the_driver_says_arrives_and_is_not_tried_again(head, new_work):
     """The rate ruins the model at its second step: the user must mend it, and another attempt would not."""
-    work = new_work(sft={**LONG, "learning_rate": 1e30, "warmup_ratio": 0.0})
+    work = new_work(learning_rate=1e30, warmup_ratio=0.0)
     before = {job["submission_id"] for job in head.jobs()}
     out = rays.ended(work.train(), 1)
     assert "components.common.errors.DataError" in out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from components.common.records import RunInfo, RunRecords, StepRecord
+from tests.services import servers
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(1200)]
 SPECS = Path(__file__).resolve().parents[2] / "pipelines" / "specs"
@@ -29,42 +29,11 @@ SOME = 'path: "lab://instructions?count=1000", name: lab'
 TWO_GIB = 2 << 30
 
 
-def services() -> Any:
-    """The module `servers`."""
-    place = Path(__file__).parents[1] / "services" / "servers.py"
-    found = importlib.util.spec_from_file_location("servers", place)
-    module = importlib.util.module_from_spec(found)
-    sys.modules["servers"] = module  # dataclasses look their module up
-    found.loader.exec_module(module)
-    return module
-
-
-servers = services()
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Any]:
-    """A PostgreSQL server."""
-    programs = servers.postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
-    server = servers.Postgres(programs)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """An S3 server."""
-    server = servers.S3(tmp_path_factory.mktemp("s3"))
-    try:
-        server.start()
+    with servers.running(servers.S3(tmp_path_factory.mktemp("s3"))) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import signal
-import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,57 +11,37 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.integration import ray_head as rays
+
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
-LONG = {"epochs": 8, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
+SFT = {**rays.LONG, "epochs": 8}
 TWO = {"workers": 2, "threads": 2, "checkpoint_every": 5}
-
-
-def _module() -> Any:
-    found = importlib.util.spec_from_file_location("ray_head", Path(__file__).with_name("ray_head.py"))
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
-
-
-rays = _module()
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path, list[Any]]]:
-    """A head that does no work, the folder that every node has on a disk of its own, and three nodes of a core."""
-    folder = tmp_path_factory.mktemp("cluster")
-    with rays.own_network(), rays.s3_server(folder) as variables:
-        cache = folder / "cache"
-        head = rays.Head({**variables, "PHASETUNE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}, cpus=0, nodes=True)
-        try:
-            head.start()
-            yield head, cache, [head.join(cache) for _ in range(3)]
-        finally:
-            head.kill()
+    """Three nodes of a core."""
+    with rays.nodes_of_their_own(tmp_path_factory.mktemp("cluster"), 3) as cluster:
+        yield cluster
 
 
-def _work(head: Any, cache: Path, folder: Path, **changes: Any) -> Any:
-    variables = {**head.variables, "PHASETUNE_CACHE": str(cache), "RAY_AUTH_TOKEN": head.token}
-    spec = {**rays.SPEC, "store": f"s3://bucket/{uuid.uuid4().hex}", "curriculum": {"sft": LONG}, **changes}
-    spec["compute"] = {**TWO, "ray": head.address}
-    work = rays.Work(folder, {**variables, "PHASETUNE_HEARTBEAT": "4"}, spec)
-    work.prepare()
-    return work
+def _work(cluster: Any, folder: Path, cache: Path | None = None, **changes: Any) -> rays.Work:
+    """A run of two workers; copies of its files lie on the disks of the nodes, or in a cache of its own."""
+    head, shared, _ = cluster
+    return rays.prepared(head, folder, cache or shared, compute=TWO, **{"curriculum": {"sft": SFT}, **changes})
 
 
 @pytest.fixture
 def new_work(cluster: Any, tmp_path: Path) -> Callable[[], Any]:
     """Makes a run of which the data is split, in a store of its own."""
-    return lambda: _work(cluster[0], cluster[1], tmp_path)
+    return lambda: _work(cluster, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def calm(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The weights of the phase, trained by two workers of this machine."""
     folder = tmp_path_factory.mktemp("calm")
-    work = _work(cluster[0], folder / "cache", folder).with_compute(ray="local")
+    work = _work(cluster, folder, folder / "cache").with_compute(ray="local")
     rays.ended(work.train(), 0)
     return bytes(work.weights())
 
@@ -91,8 +68,8 @@ def test_two_nodes_train_as_one_machine_does(cluster, new_work, calm):
 
 
 def test_a_stop_saves_the_state_first(cluster, tmp_path):
-    head, cache, _ = cluster
-    work = _work(head, cache, tmp_path, curriculum={"sft": {**LONG, "epochs": 100}})
+    head, _, _ = cluster
+    work = _work(cluster, tmp_path, curriculum={"sft": {**SFT, "epochs": 100}})
     work = work.with_compute(checkpoint_every=100_000)
     before = {job["submission_id"] for job in head.jobs()}
     process = work.train()
@@ -120,13 +97,13 @@ def test_a_node_that_is_lost_is_done_without(cluster, new_work, calm):
 
 def test_actors_of_other_nodes_score_the_rows_of_the_drivers_machine(cluster, tmp_path):
     """The files lie on the driver's machine alone, whose node has no core to read them with."""
-    head, cache, _ = cluster
-    work = _work(head, cache, tmp_path, scoring={"method": "loss"})
+    head, _, _ = cluster
+    work = _work(cluster, tmp_path, scoring={"method": "loss"})
     [sent] = [job for job in head.jobs() if job["submission_id"].startswith("scores-")]
     assert sent["status"] == "SUCCEEDED"
     here = tmp_path / "here"
     here.mkdir()
     alone = rays.Work(here, {**work.variables, "PHASETUNE_CACHE": str(here / "cache")}, work.spec)
-    alone = alone.with_compute(ray="local").with_store(f"s3://bucket/{uuid.uuid4().hex}")
+    alone = alone.with_compute(ray="local").with_store(rays.new_store())
     alone.prepare()
     assert work.difficulties() == pytest.approx(alone.difficulties(), rel=1e-5)

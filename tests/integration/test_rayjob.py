@@ -6,36 +6,22 @@ machine, with the environment that the RayJob gives its pods.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.integration import ray_head as rays
+
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(400)]
-LONG = {"epochs": 12, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
-"""A phase of some 60 steps, to have time for faults."""
 SECRETS = {("s3", "id"): "x", ("s3", "key"): "x"}
-
-
-def _module(path: Path) -> Any:
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
-
-
-rays = _module(Path(__file__).with_name("ray_head.py"))
 
 
 class KubeRay:
@@ -119,7 +105,7 @@ def cluster(kubernetes_api, tmp_path):
 
 def work_in(folder: Path, s3: dict[str, str], sft: dict[str, Any]) -> Any:
     """A run of which the data is split, in a store of its own."""
-    spec = {**rays.SPEC, "store": f"s3://bucket/{uuid.uuid4().hex}"}
+    spec = {**rays.SPEC, "store": rays.new_store()}
     spec["curriculum"] = {**spec["curriculum"], "sft": sft}
     plain = {name: s3[name] for name in ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")}
     about = {"image": "registry/phasetune:1", "environment": plain}
@@ -137,14 +123,14 @@ def work_in(folder: Path, s3: dict[str, str], sft: dict[str, Any]) -> Any:
 @pytest.fixture(scope="module")
 def calm(s3, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The weights of the long phase, trained on this machine and left alone."""
-    work = work_in(tmp_path_factory.mktemp("calm"), s3, LONG).with_compute(ray="local")
+    work = work_in(tmp_path_factory.mktemp("calm"), s3, rays.LONG).with_compute(ray="local")
     rays.ended(work.train(), 0)
     return bytes(work.weights())
 
 
 @pytest.fixture
 def work(s3, tmp_path):
-    return work_in(tmp_path / "work", s3, LONG)
+    return work_in(tmp_path / "work", s3, rays.LONG)
 
 
 def posted(server: Any) -> int:
@@ -211,7 +197,7 @@ def test_a_run_that_is_stopped_leaves_nothing(kubernetes_api, cluster, work) -> 
 
 def test_what_the_driver_says_arrives(kubernetes_api, cluster, s3, tmp_path) -> None:
     """The rate ruins the model at its second step: the user must mend it, and another attempt would not."""
-    work = work_in(tmp_path / "work", s3, {**LONG, "learning_rate": 1e30, "warmup_ratio": 0.0})
+    work = work_in(tmp_path / "work", s3, {**rays.LONG, "learning_rate": 1e30, "warmup_ratio": 0.0})
     out = rays.ended(work.train(), 1)
     assert "components.common.errors.DataError" in out
     assert "lower the phase's `learning_rate`" in out.partition("remedy:")[2]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.benchmarks import sweep_simulation as simulation
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -27,18 +28,8 @@ def test_a_sweep_trains_the_distinct_phases_only_and_is_a_plain_one_to_the_last_
     assert len(json.loads((tmp_path / "measured.json").read_text())["ratios"]) == 16
 
 
-@pytest.fixture(scope="module")
-def simulation():
-    """The module sweep_simulation."""
-    found = importlib.util.spec_from_file_location("sweep_simulation", BENCHMARKS / "sweep_simulation.py")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # its dataclasses look themselves up there
-    found.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("losses", [0.0, 0.01, 0.5])
-def test_nothing_is_lost_or_trained_twice_and_the_makespan_is_near_its_bound(simulation, losses):
+def test_nothing_is_lost_or_trained_twice_and_the_makespan_is_near_its_bound(losses):
     """Work / workers is more than ten times the longest path."""
     found = simulation.simulate(200, 10, losses=losses)
     assert found.work / found.workers > 10 * found.longest
@@ -46,11 +37,11 @@ def test_nothing_is_lost_or_trained_twice_and_the_makespan_is_near_its_bound(sim
     assert (found.losses > 0) == (losses > 0)
 
 
-def test_few_trials_on_many_workers_take_as_long_as_the_longest_path(simulation):
+def test_few_trials_on_many_workers_take_as_long_as_the_longest_path():
     found = simulation.simulate(10, 1000, losses=0.0)
     assert found.makespan == pytest.approx(found.longest)
 
 
-def test_a_plot_is_written(simulation, tmp_path):
+def test_a_plot_is_written(tmp_path):
     simulation.plot([simulation.simulate(20, 4), simulation.simulate(40, 4)], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

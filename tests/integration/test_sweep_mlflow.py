@@ -6,7 +6,6 @@ The pictures lie in SCREENSHOTS where that names a folder, else in pytest's own.
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +19,8 @@ import psutil
 import pytest
 import yaml
 
+from tests.integration.test_tracking_server import free_port, serve
+
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
 SPACE = {"splitting.tiers": [1, 2], "curriculum.order": "permutations"}
 FLAGS = [
@@ -30,20 +31,10 @@ FLAGS = [
 PATIENCE = 180
 
 
-def _tracking_server():
-    found = importlib.util.spec_from_file_location(
-        "tracking_server", Path(__file__).with_name("test_tracking_server.py")
-    )
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server's URI."""
-    tools = _tracking_server()
-    yield from tools.serve(tmp_path_factory.mktemp("server"), tools.free_port())
+    yield from serve(tmp_path_factory.mktemp("server"), free_port())
 
 
 def sweep_file(place, uri, **more):

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,16 +44,9 @@ print(run(context, load_sweep(Path("sweep.yaml")).to_json()))
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path, list[Any]]]:
-    """A head that does no work, the folder that every node has on a disk of its own, and two nodes of a core."""
-    folder = tmp_path_factory.mktemp("cluster")
-    with rays.own_network(), rays.s3_server(folder) as variables:
-        cache = folder / "cache"
-        head = rays.Head({**variables, "PHASETUNE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}, cpus=0, nodes=True)
-        try:
-            head.start()
-            yield head, cache, [head.join(cache) for _ in range(2)]
-        finally:
-            head.kill()
+    """Two nodes of a core."""
+    with rays.nodes_of_their_own(tmp_path_factory.mktemp("cluster"), 2) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -65,7 +57,7 @@ def new_work(cluster: Any, tmp_path: Path) -> Callable[[], Any]:
     def make(ray: str = head.address) -> Any:
         folder = tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        spec = {**BASE, "store": f"s3://bucket/{uuid.uuid4().hex}", "compute": {**BASE["compute"], "ray": ray}}
+        spec = {**BASE, "store": rays.new_store(), "compute": {**BASE["compute"], "ray": ray}}
         (folder / "base.yaml").write_text(yaml.safe_dump(spec))
         (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP))
         variables = {**head.variables, "PHASETUNE_CACHE": str(cache), "RAY_AUTH_TOKEN": head.token}

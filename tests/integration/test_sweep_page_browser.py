@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,10 +16,10 @@ import pytest
 import yaml
 
 from pipelines.sweep_page import write_page
+from tests.pipelines.sweep_results_made import made
 
 pytestmark = pytest.mark.proof  # real sweeps, and a browser at three widths
 
-made = runpy.run_path(str(Path(__file__).parents[1] / "pipelines" / "sweep_results_made.py"))["made"]
 WIDTHS = (390, 500, 1200)
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

@@ -1,49 +1,32 @@
-"""The rendered overlays, and the modules beside this file: test modules here import no neighbours."""
+"""The rendered overlays."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 
-
-def _beside(name: str) -> ModuleType:
-    found = importlib.util.spec_from_file_location(f"k8s_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # dataclasses look their module up
-    found.loader.exec_module(module)
-    return module
+from tests.k8s import manifests
+from tests.services import servers
 
 
-@pytest.fixture(scope="session")
-def manifests() -> ModuleType:
-    return _beside("manifests")
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]:
+    """An S3 server, as a process."""
+    with servers.running(servers.S3(tmp_path_factory.mktemp("s3"))) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def rules() -> ModuleType:
-    return _beside("rules")
-
-
-@pytest.fixture(scope="session")
-def arrows() -> ModuleType:
-    return _beside("arrows")
-
-
-@pytest.fixture(scope="session")
-def versions(manifests: ModuleType) -> dict[str, Any]:
+def versions() -> dict[str, Any]:
     return yaml.safe_load((manifests.K8S / "versions.yaml").read_text())
 
 
 @pytest.fixture(scope="session")
-def overlays(manifests: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+def overlays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """The objects of each overlay; not to be changed. `standalone` is production with KFP installed alone."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl, which renders the overlays, is not on the PATH")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import os
 import subprocess
@@ -16,15 +15,15 @@ from typing import Any
 
 import pytest
 
+from tests.k8s import rules
+from tests.product_scripts import module_at
+
 COMPONENTS = Path(__file__).parents[2] / "k8s" / "components"
 
 
-def program(*parts: str) -> ModuleType:
-    path = COMPONENTS.joinpath(*parts)
-    found = importlib.util.spec_from_file_location(f"k8s_{path.stem}", path)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+def generator() -> ModuleType:
+    """The program that makes the secrets."""
+    return module_at(COMPONENTS / "secrets" / "generate.py")
 
 
 class Secrets(ThreadingHTTPServer):
@@ -96,8 +95,8 @@ def plain(held: dict[str, str]) -> dict[str, str]:
     return {key: base64.b64decode(value).decode() for key, value in held.items()}
 
 
-def test_secrets_are_made_once(cluster, api, rules):
-    generate = program("secrets", "generate.py")
+def test_secrets_are_made_once(cluster, api):
+    generate = generator()
     generate.make(api, ["kubeflow"])
     made = {name: set(held) for (space, name), held in cluster.held.items() if space == "phasetune"}
     assert made == rules.SECRETS  # the keys that pods refer to
@@ -112,7 +111,7 @@ def test_secrets_are_made_once(cluster, api, rules):
 
 
 def test_a_lost_copy_gets_the_same_values(cluster, api):
-    generate = program("secrets", "generate.py")
+    generate = generator()
     generate.make(api, ["kubeflow"])
     del cluster.held["kubeflow", "phasetune-tracking"]
     generate.make(api, ["kubeflow"])
@@ -120,24 +119,9 @@ def test_a_lost_copy_gets_the_same_values(cluster, api):
 
 
 def test_values_differ_each_time():
-    generate = program("secrets", "generate.py")
+    generate = generator()
     first, second = generate.values(), generate.values()
     assert all(first[name] != second[name] for name in first)
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory):
-    path = Path(__file__).parents[1] / "services" / "servers.py"
-    found = importlib.util.spec_from_file_location("servers", path)
-    module = importlib.util.module_from_spec(found)
-    sys.modules["servers"] = module  # dataclasses look their module up
-    found.loader.exec_module(module)
-    server = module.S3(tmp_path_factory.mktemp("s3"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
 
 
 def run_bucket(address: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,11 +11,12 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+
+from tests.services import servers
 
 SECRETS = {
     "phasetune-mlflow-auth": {"username": "admin", "password": "an admin's p%ss/w@rd:", "flask-secret-key": "static"},
@@ -24,44 +24,10 @@ SECRETS = {
 }
 
 
-@pytest.fixture(scope="module")
-def servers() -> ModuleType:
-    """The module `servers` of tests/services."""
-    path = Path(__file__).parents[1] / "services" / "servers.py"
-    found = importlib.util.spec_from_file_location("servers", path)
-    module = importlib.util.module_from_spec(found)
-    sys.modules["servers"] = module  # dataclasses look their module up
-    found.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def postgres(servers):
-    programs = servers.postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
-    server = servers.Postgres(programs)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def s3(servers, tmp_path_factory):
-    server = servers.S3(tmp_path_factory.mktemp("s3"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
 class Pod:
     """The rendered pod, with what this machine has in place of the cluster's."""
 
-    def __init__(self, objects: list[Any], postgres: Any, s3: Any, servers: ModuleType, port: int) -> None:
+    def __init__(self, objects: list[Any], postgres: Any, s3: Any, port: int) -> None:
         self.objects, self.port = objects, port
         place = urlsplit(postgres.uri)
         self.settings = {
@@ -139,8 +105,8 @@ def status(url: str, user: tuple[str, str] | None = None, data: Any = None, meth
 
 @pytest.mark.proof
 @pytest.mark.timeout(400)
-def test_the_pod_starts_and_serves(overlays, postgres, s3, servers, tmp_path):
-    pod = Pod(overlays["dev"], postgres, s3, servers, servers.free_port())
+def test_the_pod_starts_and_serves(overlays, postgres, s3, tmp_path):
+    pod = Pod(overlays["dev"], postgres, s3, servers.free_port())
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders:
         folder.mkdir()

@@ -7,15 +7,17 @@ import re
 
 import pytest
 
+from tests.k8s import arrows, manifests
+
 
 @pytest.fixture
-def all_pods(overlay, manifests):
+def all_pods(overlay):
     spaces = {item["metadata"]["namespace"] for item in overlay if item["kind"] == "NetworkPolicy"}
     return manifests.pods(overlay) + [pod for space in sorted(spaces) for pod in manifests.made_later(space)]
 
 
 @pytest.fixture
-def dev(overlays, manifests):
+def dev(overlays):
     """A copy of the objects for development, to be broken, and all their pods."""
     objects = copy.deepcopy(overlays["dev"])
     return objects, manifests.pods(objects) + manifests.made_later("phasetune") + manifests.made_later("kubeflow")
@@ -28,24 +30,24 @@ def policy(objects, name, namespace="phasetune"):
     )
 
 
-def test_every_pod_is_denied_first(overlay, all_pods, arrows):
+def test_every_pod_is_denied_first(overlay, all_pods):
     assert arrows.open_pods(overlay, all_pods) == []
 
 
-def test_arrows_are_open_at_both_ends(overlay, all_pods, arrows):
+def test_arrows_are_open_at_both_ends(overlay, all_pods):
     assert arrows.one_way(overlay, all_pods) == []
 
 
-def test_every_rule_reaches_a_real_port(overlay, all_pods, arrows, versions):
+def test_every_rule_reaches_a_real_port(overlay, all_pods, versions):
     assert arrows.unused(overlay, all_pods, versions) == []
 
 
-def test_every_outside_port_is_used(overlay, all_pods, arrows, versions):
+def test_every_outside_port_is_used(overlay, all_pods, versions):
     used = {(to, port) for _, to, port in arrows.arrows(overlay, all_pods, versions)}
     assert {(item["pods"], port) for item in versions["outside"] for port in item["ports"]} <= used
 
 
-def test_ray_reaches_neither_the_database_nor_kfp(overlay, all_pods, arrows, versions):
+def test_ray_reaches_neither_the_database_nor_kfp(overlay, all_pods, versions):
     found = arrows.arrows(overlay, all_pods, versions)
     reached = {(source, to) for source, to, _ in found if source in ("ray-head", "ray-worker", "ray-submitter")}
     assert not {to for _, to in reached} & {"postgres", "app=ml-pipeline", "app=seaweedfs"}
@@ -54,7 +56,7 @@ def test_ray_reaches_neither_the_database_nor_kfp(overlay, all_pods, arrows, ver
     assert ports == {("ray-head", 443), ("ray-head", 6443), ("ray-worker", 443)}
 
 
-def test_the_table_of_arrows_is_current(overlays, manifests, arrows, versions):
+def test_the_table_of_arrows_is_current(overlays, versions):
     found = set()
     for objects in overlays.values():
         spaces = {item["metadata"]["namespace"] for item in objects if item["kind"] == "NetworkPolicy"}
@@ -85,7 +87,7 @@ def deny_ingress_only(objects):
 
 
 @pytest.mark.parametrize("change", [open_all, deny_ingress_only])
-def test_an_open_pod_is_found(dev, arrows, change):
+def test_an_open_pod_is_found(dev, change):
     objects, pods = dev
     assert arrows.open_pods(objects, pods) == []
     change(objects)
@@ -95,7 +97,7 @@ def test_an_open_pod_is_found(dev, arrows, change):
 @pytest.mark.parametrize(
     "name", ["phasetune-mlflow-clients", "phasetune-to-mlflow", "phasetune-s3-clients", "phasetune-to-postgres"]
 )
-def test_a_one_way_arrow_is_found(dev, arrows, name):
+def test_a_one_way_arrow_is_found(dev, name):
     objects, pods = dev
     objects.remove(policy(objects, name))
     assert arrows.one_way(objects, pods)
@@ -131,7 +133,7 @@ def metadata_service(objects):
 @pytest.mark.parametrize(
     "change", [wrong_port, wrong_peer, wrong_subject, wrong_namespace, whole_internet, metadata_service]
 )
-def test_an_arrow_to_nothing_is_found(dev, arrows, versions, change):
+def test_an_arrow_to_nothing_is_found(dev, versions, change):
     objects, pods = dev
     assert arrows.unused(objects, pods, versions) == []
     change(objects)

@@ -7,19 +7,21 @@ import re
 
 import pytest
 
+from tests.k8s import manifests, rules
+
 RULES = ["restricted", "images", "limits", "probes", "rights", "tokens", "references", "services", "places"]
 
 
-def test_all_rules_are_here(rules):
+def test_all_rules_are_here():
     assert sorted(rules.RULES) == sorted(RULES)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_rule_holds(overlay, manifests, rules, rule):
+def test_rule_holds(overlay, rule):
     assert rules.RULES[rule](overlay, manifests.pods(overlay)) == []
 
 
-def test_production_runs_by_digest(overlays, manifests, rules):
+def test_production_runs_by_digest(overlays):
     assert rules.digests(overlays["production"], manifests.pods(overlays["production"])) == []
     assert rules.digests(overlays["dev"], manifests.pods(overlays["dev"]))  # so the rule can fail
 
@@ -151,7 +153,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_rule_finds(overlays, manifests, rules, what):
+def test_rule_finds(overlays, what):
     rule, change = BROKEN[what]
     objects = copy.deepcopy(overlays["dev"])
     change(objects)
@@ -174,7 +176,7 @@ def test_the_pipeline_has_the_rights_that_it_needs_and_no_more(overlay):
     assert found == rayjobs | read | {("", "pods/log", "get")}
 
 
-def test_the_table_of_roles_is_current(overlays, manifests):
+def test_the_table_of_roles_is_current(overlays):
     readme = (manifests.K8S / "README.md").read_text()
     written = set(re.findall(r"^\| `(phasetune-[\w-]+)` \| `(phasetune-[\w-]+)`", readme, re.MULTILINE))
     bound = {
@@ -197,7 +199,7 @@ def test_production_is_highly_available(overlays):
     assert item_of(overlays["production"], "PodDisruptionBudget", "mlflow")["spec"]["maxUnavailable"] == 1
 
 
-def test_production_takes_everything_from_its_settings(overlays, manifests):
+def test_production_takes_everything_from_its_settings(overlays):
     lines = (manifests.K8S / "overlays/production/settings.env").read_text().splitlines()
     settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     roles = {
@@ -230,7 +232,7 @@ def test_accounts_in_the_namespace_of_kfp_have_the_same_roles(overlays):
         assert roles[name]["kubeflow"] == roles[name]["phasetune"]
 
 
-def test_the_laptop_has_room(overlays, manifests):
+def test_the_laptop_has_room(overlays):
     """What is always there fits into 4 cores and 8 GiB beside KFP."""
     always = [pod for pod in manifests.pods(overlays["dev"]) if pod.owner.split()[0] in ("Deployment", "StatefulSet")]
     always += [pod for pod in manifests.pods(overlays["dev"]) if pod.component == "ray-head"]

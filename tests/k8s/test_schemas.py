@@ -7,9 +7,11 @@ import re
 
 import pytest
 
+from tests.k8s import manifests
+
 
 @pytest.fixture(scope="module")
-def faults(manifests, versions):
+def faults(versions):
     """All faults of an object against its schema; unknown fields are faults."""
     import kubernetes_validate
 
@@ -30,7 +32,7 @@ def faults(manifests, versions):
     return check
 
 
-def test_every_object_is_valid(overlay, faults, manifests):
+def test_every_object_is_valid(overlay, faults):
     assert {manifests.title(item): found for item in overlay if (found := faults(item))} == {}
 
 
@@ -64,7 +66,7 @@ def test_unknown_fields_are_refused(overlays, faults, kind, path):
     assert any("colour" in fault for fault in faults(item))
 
 
-def test_names_are_unique(overlay, manifests):
+def test_names_are_unique(overlay):
     titles = [manifests.title(item) for item in overlay]
     assert len(titles) == len(set(titles))
 
@@ -74,7 +76,7 @@ def test_kueue_and_kuberay_are_asked_in_versions_that_last(overlay):
     assert asked == {"kueue.x-k8s.io/v1beta2", "ray.io/v1"}  # v1beta1 and v1alpha1 are on their way out
 
 
-def test_versions_agree_with_the_packages(manifests, versions, overlay):
+def test_versions_agree_with_the_packages(versions, overlay):
     pinned = (manifests.K8S.parent / "constraints.txt").read_text()
     ray = re.search(r"^ray==(\S+)", pinned, re.MULTILINE)[1]
     kfp = re.search(r"^kfp==(\d+\.\d+)", pinned, re.MULTILINE)[1]
@@ -82,7 +84,7 @@ def test_versions_agree_with_the_packages(manifests, versions, overlay):
     assert [item["spec"]["rayVersion"] for item in overlay if item["kind"] == "RayCluster"] == [ray]
 
 
-def test_the_queue_covers_what_pods_request(overlay, manifests):
+def test_the_queue_covers_what_pods_request(overlay):
     queue = next(item for item in overlay if item["kind"] == "ClusterQueue")
     covered = {name for group in queue["spec"]["resourceGroups"] for name in group["coveredResources"]}
     queued = [pod for pod in manifests.pods(overlay) if pod.owner.startswith("RayCluster")]

@@ -10,12 +10,16 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from components.common.errand import Done, Errand
 from components.common.rayjob import run_as_rayjob
 from components.common.spec import Spec
 from components.common.store import Store
 
 KEY = "0123456789abcdef0123456789abcdef"
+FIRST, SECOND = "phases-0123456789abcdef01234567-1", "phases-0123456789abcdef01234567-2"
+"""RayJobs of the first attempts at an errand with that key."""
 _PODS = itertools.count(1)
 
 
@@ -35,6 +39,19 @@ def spec_of(store: Path | str, **compute: Any) -> Spec:
 def errand_of(run: str = "run-1", key: str = KEY) -> Errand:
     """An errand of a run, of a phase."""
     return Errand("train.main.1.s17", run, "phases", key, "components.training.step:run", {"context": "{}"})
+
+
+def claims(job: dict[str, Any]) -> list[str]:
+    """The marks of those who wait for a RayJob."""
+    return [name for name in job["metadata"]["annotations"] if name.startswith("waits.phasetune/")]
+
+
+def pipeline(monkeypatch: pytest.MonkeyPatch, server: Any, run: str) -> dict[str, Any]:
+    """This process is a pod of a pipeline's run."""
+    workflow = server.put("workflows", f"wf-{run}", labels={"pipeline/runid": run}, spec={})
+    monkeypatch.setenv("KFP_RUN_ID", run)
+    monkeypatch.setenv("PHASETUNE_WORKFLOW", f"wf-{run}")
+    return workflow
 
 
 def until(there: Callable[[], Any], seconds: float = 30.0) -> Any:

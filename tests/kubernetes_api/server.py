@@ -8,19 +8,19 @@ It can be away, fail, cut its streams, and it remembers every request. KubeRay's
 from __future__ import annotations
 
 import copy
-import json
 import re
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
+
+from tests.kubernetes_api.connection import Connection, Server
 
 Object = dict[str, Any]
 NAMESPACE = "phasetune"
@@ -72,8 +72,7 @@ class ApiServer:
         self._ended: set[str] = set()
         self._away = self._closed = False
         self._changed = threading.Condition(threading.RLock())
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = Server(self.answer)
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -176,7 +175,7 @@ class ApiServer:
 
     # What the API does.
 
-    def answer(self, handler: _Handler, method: str, body: Object | None) -> None:
+    def answer(self, handler: Connection, method: str, body: Object | None) -> None:
         """Answer one request."""
         url = urlsplit(handler.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
@@ -197,7 +196,7 @@ class ApiServer:
             handler.send(code, value)
 
     def _do(
-        self, handler: _Handler, method: str, path: str, query: dict[str, str], body: Object | None
+        self, handler: Connection, method: str, path: str, query: dict[str, str], body: Object | None
     ) -> tuple[int, Object | None]:
         found = _PATH.match(path)
         if found is None or KINDS.get(found["plural"], ("",))[0] != found["group"]:
@@ -294,7 +293,7 @@ class ApiServer:
         self._events.append((self._version, kind, plural, copy.deepcopy(one)))
         self._changed.notify_all()
 
-    def _send_watch(self, handler: _Handler, plural: str, query: dict[str, str]) -> None:
+    def _send_watch(self, handler: Connection, plural: str, query: dict[str, str]) -> None:
         seen = int(query.get("resourceVersion") or 0)
         end = time.monotonic() + min(self.watch_seconds, float(query.get("timeoutSeconds") or 3600))
         with self._changed:
@@ -330,7 +329,7 @@ class ApiServer:
                 handler.end_stream()
                 return
 
-    def _send_log(self, handler: _Handler, pod: str, query: dict[str, str]) -> None:
+    def _send_log(self, handler: Connection, pod: str, query: dict[str, str]) -> None:
         with self._changed:
             if pod not in self._logs:
                 raise Answer(400, "BadRequest", f'container in pod "{pod}" is waiting to start: ContainerCreating')
@@ -356,51 +355,6 @@ class ApiServer:
             if done and not fresh:
                 handler.end_stream()
                 return
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None:
-        return
-
-    def send(self, code: int, value: Object) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def begin_stream(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-
-    def stream(self, data: bytes) -> None:
-        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-
-    def stream_json(self, value: Object) -> None:
-        self.stream(json.dumps(value).encode() + b"\n")
-
-    def end_stream(self) -> None:
-        self.wfile.write(b"0\r\n\r\n")
-
-
-def _handler(server: ApiServer) -> type[_Handler]:
-    class Handler(_Handler):
-        def _any(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            raw = self.rfile.read(length) if length else b""
-            try:
-                server.answer(self, self.command, json.loads(raw) if raw else None)
-            except (BrokenPipeError, ConnectionResetError):  # whoever asked has gone
-                self.close_connection = True
-
-        do_GET = do_POST = do_PATCH = do_DELETE = _any
-
-    return Handler
 
 
 def _merged(old: Any, patch: Any) -> Any:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +12,9 @@ import pytest
 from components.common.spec import Spec
 from pipelines import kubeflow, submitting
 from pipelines.phased import compile_pipeline
+from tests.kfp_api import server as kfp_api
+from tests.kubernetes_api.server import ApiServer
+from tests.pipelines import sweep_world
 
 VALUES: dict[str, Any] = {
     "name": "cluster",
@@ -29,32 +29,17 @@ VALUES: dict[str, Any] = {
 }
 
 
-def _server_module(folder: str) -> ModuleType:
-    place = Path(__file__).resolve().parents[1] / folder / "server.py"
-    found = importlib.util.spec_from_file_location(f"{folder}_server", place)
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # its dataclasses look themselves up there
-    found.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def kfp_api() -> ModuleType:
-    """The module of Kubeflow's server."""
-    return _server_module("kfp_api")
-
-
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Kubernetes API, which KUBECONFIG names."""
-    started = _server_module("kubernetes_api").ApiServer()
+    started = ApiServer()
     monkeypatch.setenv("KUBECONFIG", str(started.kubeconfig(tmp_path / "kubeconfig")))
     yield started
     started.close()
 
 
 @pytest.fixture
-def server(kfp_api: ModuleType) -> Iterator[Any]:
+def server() -> Iterator[Any]:
     """A Kubeflow with one user."""
     started = kfp_api.KfpServer()
     yield started
@@ -62,7 +47,7 @@ def server(kfp_api: ModuleType) -> Iterator[Any]:
 
 
 @pytest.fixture
-def shared_server(kfp_api: ModuleType) -> Iterator[Any]:
+def shared_server() -> Iterator[Any]:
     """A Kubeflow with several users, who have tokens."""
     started = kfp_api.KfpServer(namespaces=("phasetune", "others"), token="secret")
     yield started
@@ -111,17 +96,7 @@ def cluster_values() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def sweep_world() -> ModuleType:
-    """The module sweep_world.py."""
-    found = importlib.util.spec_from_file_location("sweep_world", Path(__file__).with_name("sweep_world.py"))
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # its dataclasses look themselves up there
-    found.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def scored_world(sweep_world: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def scored_world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A world whose data are prepared and scored: scoring imports what takes seconds."""
     made = sweep_world.World(tmp_path_factory.mktemp("scored"))
     run, _ = made.run(sweep_world.Hands(made.store))
@@ -132,7 +107,7 @@ def scored_world(sweep_world: ModuleType, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def world(scored_world: Any, sweep_world: ModuleType, tmp_path: Path) -> Any:
+def world(scored_world: Any, tmp_path: Path) -> Any:
     """A world of a test's own; its store holds the data, the scores and nothing else."""
     for kind in ("prepared", "scores"):
         shutil.copytree(scored_world.store.root / kind, tmp_path / "store" / kind)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
-import runpy
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,22 +17,12 @@ from components.reporting.results import load_results
 from components.reporting.summary import build_summary
 from pipelines.compare import compare, read_contenders
 from pipelines.compare_page import render, show, verdict_of
-
-made = runpy.run_path(str(Path(__file__).with_name("sweep_results_made.py")))["made"]
-
-
-@pytest.fixture(scope="module")
-def runs():
-    """The builder of finished runs."""
-    place = Path(__file__).parents[1] / "components" / "reporting" / "build_run.py"
-    found = importlib.util.spec_from_file_location("build_run_for_compare", place)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+from tests.components.reporting import build_run as runs
+from tests.pipelines.sweep_results_made import made
 
 
 @pytest.fixture(scope="module")
-def folders(runs, tmp_path_factory):
+def folders(tmp_path_factory):
     """Output folders: two runs 20 points apart, one of two seeds, and one on other held-out examples."""
     root = tmp_path_factory.mktemp("runs")
 
@@ -59,7 +47,7 @@ def folders(runs, tmp_path_factory):
 
 
 @pytest.fixture
-def sweep(tmp_path, runs):
+def sweep(tmp_path):
     """A sweep's folder with the results of its trials, one by one, at known accuracies."""
     written = made(most_tiers=2)
     for row, accuracy in zip(written["table"], (0.65, 0.6, 0.45), strict=True):

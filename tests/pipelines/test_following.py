@@ -16,6 +16,7 @@ from components.common.records import RunInfo, RunRecords, StepRecord
 from pipelines.following import Runs, cancel, context_of, follow, labels_of, rayjobs_of, record_name, records_of, run_id
 from pipelines.phased import cluster_info
 from pipelines.submitting import start, upload
+from tests.kfp_api import server as kfp_api
 
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
 OURS = {"app.kubernetes.io/part-of": "phasetune", "app.kubernetes.io/component": "ray-job"}
@@ -94,7 +95,7 @@ def test_an_unknown_run_is_said(cluster, server):
         Runs(cluster).known("0f8fad5b-d9cb-469f-a165-70867728950e")
 
 
-def test_following_says_each_change_once_and_outlasts_a_server_that_is_away(kfp_api, cluster, server, run):
+def test_following_says_each_change_once_and_outlasts_a_server_that_is_away(cluster, server, run):
     began, trained = task("prepare", "RUNNING"), task("train", "FAILED")
     server.script = [
         looks("RUNNING", began),

@@ -9,6 +9,7 @@ import pytest
 from components.common.errors import UserError
 from pipelines.scheduling import Timing, apply, delete, schedules, set_running
 from pipelines.submitting import Version, upload
+from tests.kfp_api import server as kfp_api
 
 NIGHTLY = Timing("0 0 2 * * *")
 
@@ -110,14 +111,14 @@ def test_whenever_the_command_dies_the_next_one_finishes(cluster, server, spec, 
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after it was done"])
-def test_a_lost_answer_makes_no_second_one(kfp_api, cluster, server, spec, versions, late):
+def test_a_lost_answer_makes_no_second_one(cluster, server, spec, versions, late):
     server.faults.append(kfp_api.Fault("POST .*/recurringruns$", 1, 0, late))
     server.faults.append(kfp_api.Fault("POST .*:enable", 1, 500, late))
     put(cluster, spec, versions[0])
     assert only(server)["mode"] == "ENABLE"
 
 
-def test_it_is_deleted_once_and_for_all(cluster, server, spec, versions, kfp_api):
+def test_it_is_deleted_once_and_for_all(cluster, server, spec, versions):
     put(cluster, spec, versions[0])
     put(cluster, spec, versions[0], name="weekly")
     server.faults.append(kfp_api.Fault("DELETE", 1, 0, late=True))

@@ -15,6 +15,7 @@ from pipelines import kubeflow
 from pipelines.kubeflow import connect
 from pipelines.submission_check import check_submission
 from pipelines.submitting import start, upload
+from tests.kfp_api import server as kfp_api
 
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
 
@@ -61,7 +62,7 @@ def test_a_run_is_started_as_the_service_account_of_the_pipeline(cluster, server
 
 @pytest.mark.parametrize("status", [0, 500, 503])
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after it was done"])
-def test_a_failure_in_the_middle_makes_nothing_twice(kfp_api, cluster, server, cluster_spec, status, late):
+def test_a_failure_in_the_middle_makes_nothing_twice(cluster, server, cluster_spec, status, late):
     for pattern in ("POST .*/pipelines$", "POST .*upload_version", "POST .*/experiments$", "POST .*/runs$"):
         server.faults.append(kfp_api.Fault(pattern, 1, status, late))
     start(cluster, cluster_spec(), upload(cluster, cluster_spec(), False), "phasetune")
@@ -85,7 +86,7 @@ def test_whoever_is_second_takes_what_the_first_one_made(cluster, server, cluste
     assert (second.id, len(server.pipelines), len(server.versions)) == (first.id, 1, 1)
 
 
-def test_a_server_that_stays_away_is_given_up(kfp_api, cluster, server, cluster_spec):
+def test_a_server_that_stays_away_is_given_up(cluster, server, cluster_spec):
     server.faults.append(kfp_api.Fault(".", 1000))
     with pytest.raises(UserError, match="Kubeflow does not answer at http://127"):
         upload(cluster, cluster_spec(), False)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pipelines.sweep_chains import Chains
+from tests.pipelines import sweep_world
 
 RATE = "curriculum.sft.learning_rate"
 
 
 @pytest.fixture
-def chain(world, sweep_world):
+def chain(world):
     """Makes the chain of a trial; data, scores and split are made for it."""
     hands = sweep_world.Hands(world.store)
 
@@ -110,7 +111,7 @@ def test_controls_are_trained_and_evaluated_beside_the_main_curriculum(chain):
     assert len(made.phases) == 2  # the main curriculum's alone decide
 
 
-def test_an_optimizer_that_is_carried_needs_the_phase_with_its_optimizer(world, sweep_world):
+def test_an_optimizer_that_is_carried_needs_the_phase_with_its_optimizer(world):
     """A stored phase without its optimizer is trained again where the next one goes on with it."""
     carry = {"curriculum": {"sft": {**sweep_world.BASE["curriculum"]["sft"], "carry": "optimizer"}}}
     sweep = world.sweep({"splitting.tiers": [2]}, carry)
@@ -130,7 +131,7 @@ def test_an_optimizer_that_is_carried_needs_the_phase_with_its_optimizer(world, 
     assert world.store.find("phases", second) is not None
 
 
-def test_the_shared_work_is_looked_at_once(world, sweep_world, monkeypatch):
+def test_the_shared_work_is_looked_at_once(world, monkeypatch):
     """Two hundred trials over one data source read it once."""
     from components.preparing import sources
 

@@ -7,8 +7,6 @@ import copy
 import hashlib
 import html
 import re
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +14,8 @@ import pytest
 from pipelines import sweep_page, sweep_page_plots
 from pipelines.sweep_page_importance import importances
 from pipelines.sweep_page_tree import MOST_SHOWN, branches
+from tests.pipelines.sweep_results_made import made
 
-made = runpy.run_path(str(Path(__file__).with_name("sweep_results_made.py")))["made"]
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>$x^{"
 
 

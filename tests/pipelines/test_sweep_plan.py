@@ -9,12 +9,13 @@ from rich.console import Console
 
 from pipelines.sweep_plan import plan_sweep, show_sweep_plan
 from pipelines.sweep_space import trials_of
+from tests.pipelines import sweep_world
 
 SPACE = {"splitting.tiers": [1, 2, 3], "curriculum.order": "permutations"}
 
 
 @pytest.fixture
-def swept(world, sweep_world):
+def swept(world):
     """Trains the first so many phases of a sweep; returns the sweep."""
 
     def run(phases, space=SPACE):

@@ -9,6 +9,7 @@ import pytest
 from components.common.errors import DataError, LeaseLost, UserError
 from components.common.launcher import StepFailed
 from pipelines.sweep_run import ATTEMPTS
+from tests.pipelines import sweep_world
 
 
 def orders(tiers):
@@ -16,7 +17,7 @@ def orders(tiers):
 
 
 @pytest.fixture
-def begun(world, sweep_world):
+def begun(world):
     """Begins a sweep of some trials: the run, its trials, its hands and what was heard."""
 
     def begin(params=None, every=False, **options):
@@ -33,7 +34,7 @@ def trained(hands):
     return [label for label in hands.done if label.startswith("train")]
 
 
-def test_all_orders_of_three_tiers_are_fifteen_phases_and_a_second_run_does_nothing(begun, sweep_world):
+def test_all_orders_of_three_tiers_are_fifteen_phases_and_a_second_run_does_nothing(begun):
     for expected in (15, 0):
         run, trials, hands, _ = begun()
         for trial in trials:
@@ -46,7 +47,7 @@ def test_all_orders_of_three_tiers_are_fifteen_phases_and_a_second_run_does_noth
     assert hands.done == []
 
 
-def test_a_trial_that_means_the_same_is_merged_and_has_the_same_result(begun, sweep_world):
+def test_a_trial_that_means_the_same_is_merged_and_has_the_same_result(begun):
     params = [{"curriculum.order": order} for order in ("descending", [3, 2, 1], "ascending")]
     run, (first, second, third), _, _ = begun(params)
     for trial in (first, second, third):
@@ -59,7 +60,7 @@ def test_a_trial_that_means_the_same_is_merged_and_has_the_same_result(begun, sw
     assert not run.step()
 
 
-def test_a_failure_of_the_trials_own_fails_those_that_share_it_and_no_other(begun, sweep_world):
+def test_a_failure_of_the_trials_own_fails_those_that_share_it_and_no_other(begun):
     def trouble(task):
         if task.label == "train main 1 (tier-2)":
             raise DataError("the training loss is nan", "lower the rate")
@@ -77,7 +78,7 @@ def test_a_failure_of_the_trials_own_fails_those_that_share_it_and_no_other(begu
 
 
 @pytest.mark.parametrize("error", [StepFailed("it was killed"), LeaseLost("another took over")])
-def test_lost_work_is_tried_again_and_fails_only_after_so_many_times(begun, sweep_world, error):
+def test_lost_work_is_tried_again_and_fails_only_after_so_many_times(begun, error):
     attempts = []
 
     def trouble(task):
@@ -96,7 +97,7 @@ def test_lost_work_is_tried_again_and_fails_only_after_so_many_times(begun, swee
     assert len(trained(hands)) == 15
 
 
-def test_work_that_is_lost_every_time_fails_its_trials(begun, sweep_world):
+def test_work_that_is_lost_every_time_fails_its_trials(begun):
     def trouble(task):
         if task.label == "train main 1 (tier-3)":
             raise StepFailed("it was killed")
@@ -108,7 +109,7 @@ def test_work_that_is_lost_every_time_fails_its_trials(begun, sweep_world):
     assert [run.state(trial) for trial in trials] == ["done"] * 4 + ["failed"] * 2
 
 
-def test_what_no_trial_can_get_round_ends_the_sweep_and_the_next_one_goes_on(begun, sweep_world):
+def test_what_no_trial_can_get_round_ends_the_sweep_and_the_next_one_goes_on(begun):
     full = []
 
     def trouble(task):
@@ -129,7 +130,7 @@ def test_what_no_trial_can_get_round_ends_the_sweep_and_the_next_one_goes_on(beg
     assert before + len(trained(hands)) == 15
 
 
-def test_the_budget_of_phases_is_kept_and_what_was_trained_is_measured(begun, sweep_world):
+def test_the_budget_of_phases_is_kept_and_what_was_trained_is_measured(begun):
     run, trials, hands, _ = begun(count=1)
     run.limit(None, 4)
     for trial in trials:
@@ -143,7 +144,7 @@ def test_the_budget_of_phases_is_kept_and_what_was_trained_is_measured(begun, sw
     assert run.metrics(trials[0]) != {}
 
 
-def test_after_the_hours_nothing_more_is_begun(begun, sweep_world):
+def test_after_the_hours_nothing_more_is_begun(begun):
     run, trials, hands, _ = begun()
     run.limit(1e-9, None)
     run.ask(trials[0])
@@ -151,7 +152,7 @@ def test_after_the_hours_nothing_more_is_begun(begun, sweep_world):
     assert (run.spent, hands.done) == (True, [])
 
 
-def test_a_trial_that_is_asked_for_by_phases_runs_until_it_has_them_all(begun, sweep_world):
+def test_a_trial_that_is_asked_for_by_phases_runs_until_it_has_them_all(begun):
     run, trials, hands, _ = begun(every=True)
     run.ask(trials[0], 1)
     sweep_world.finish(run)
@@ -164,7 +165,7 @@ def test_a_trial_that_is_asked_for_by_phases_runs_until_it_has_them_all(begun, s
     assert run.metrics(trials[0]) != {}
 
 
-def test_a_stopped_trial_has_no_result_though_another_one_or_an_earlier_sweep_has_its_phases(begun, sweep_world):
+def test_a_stopped_trial_has_no_result_though_another_one_or_an_earlier_sweep_has_its_phases(begun):
     run, trials, _, _ = begun(every=True)
     for trial in trials:
         run.ask(trial)
@@ -177,7 +178,7 @@ def test_a_stopped_trial_has_no_result_though_another_one_or_an_earlier_sweep_ha
     assert [task.label for task in trials[0].asked if task.work.counted] == ["train main 1 (tier-1)"]
 
 
-def test_a_stopped_trial_takes_nothing_from_one_that_shares_with_it(begun, sweep_world):
+def test_a_stopped_trial_takes_nothing_from_one_that_shares_with_it(begun):
     run, trials, hands, _ = begun(count=1, params=orders(3)[:2], every=True)
     for trial in trials:
         run.ask(trial)

@@ -9,13 +9,14 @@ import pytest
 from components.common.errors import DataError
 from pipelines.sweep_results import results_of, write_results
 from pipelines.sweep_verdict import judge
+from tests.pipelines import sweep_world
 
 ORDERS = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [3, 2, 1]]
 CLEAR = {"1-2-3": 0.95, "1-3-2": 0.2, "2-1-3": 0.2, "3-2-1": 0.1}
 
 
 @pytest.fixture
-def swept(world, sweep_world):
+def swept(world):
     """Runs a sweep over some orders, each order as good as told; repetitions with further seeds for some."""
 
     def run(skill, repeated=(), orders=ORDERS, trouble=lambda task: None, **more):
@@ -35,31 +36,31 @@ def swept(world, sweep_world):
     return run
 
 
-def test_a_trial_that_is_told_apart_from_every_other_wins(swept, sweep_world):
+def test_a_trial_that_is_told_apart_from_every_other_wins(swept):
     judged = judge(*swept(sweep_world.by_order(CLEAR)))
     assert judged.text.startswith("Winner: trial 1 (order 1-2-3) with verifiable.accuracy 0.9")
     assert judged.contest.chances[0] > 0.99
     assert "Each was trained once, so luck in training is not excluded" in judged.text
 
 
-def test_equal_trials_have_no_winner(swept, sweep_world):
+def test_equal_trials_have_no_winner(swept):
     judged = judge(*swept(sweep_world.by_order({})))
     assert judged.text.startswith("No winner at this budget: trial ")
     assert judged.contest.chances == pytest.approx([0.25] * 4)
 
 
-def test_less_is_better_where_the_objective_says_so(swept, sweep_world):
+def test_less_is_better_where_the_objective_says_so(swept):
     judged = judge(*swept(sweep_world.by_order(CLEAR), objective={"mode": "min"}))
     assert judged.candidates[judged.contest.leader].number == 4
 
 
-def test_one_tier_can_decide(swept, sweep_world):
+def test_one_tier_can_decide(swept):
     _, work, trials, _ = found = swept(sweep_world.by_order({}), objective={"on": "tier_2"})
     assert judge(*found).sentences == ["No trial came to a result."]  # made-up evaluations have no such metric
     assert work.metrics(trials[0])
 
 
-def test_one_trial_alone_and_none_are_said_to_be(swept, sweep_world):
+def test_one_trial_alone_and_none_are_said_to_be(swept):
     assert judge(*swept(sweep_world.by_order({}), orders=ORDERS[:1])).text.startswith("Only trial 1 (order 1-2-3) came")
 
     def trouble(task):
@@ -96,14 +97,14 @@ def test_a_trial_whose_repetitions_are_not_finished_is_no_candidate(swept):
     assert [trial.number for trial in judged.candidates] == [1]
 
 
-def test_per_example_results_that_are_gone_are_said_to_be(swept, sweep_world, world):
+def test_per_example_results_that_are_gone_are_said_to_be(swept, world):
     found = swept(sweep_world.by_order(CLEAR))
     for path in world.store.root.glob("evaluations/*/examples.parquet"):
         path.unlink()
     assert judge(*found).text.startswith("The per-example results of the trials are gone")
 
 
-def test_sweep_json_has_the_best_first_and_says_why_others_have_no_result(swept, sweep_world, tmp_path):
+def test_sweep_json_has_the_best_first_and_says_why_others_have_no_result(swept, tmp_path):
     def trouble(task):
         if task.label == "train main 1 (tier-3)":
             raise DataError("the training loss is nan", "lower the rate")

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-TESTS = Path(__file__).resolve().parents[1]
-
-
-def _module(path: Path) -> ModuleType:
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def runs() -> ModuleType:
-    """The builder of finished runs for reports."""
-    return _module(TESTS / "components" / "reporting" / "build_run.py")
+from tests.services.moto import point_at
 
 
 @pytest.fixture
@@ -60,31 +44,12 @@ def trap(tmp_path: Path) -> Trap:
     return Trap(tmp_path / "sprung")
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The address of an S3 server with one bucket, `bucket`."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    boto3.client(
-        "s3", endpoint_url=address, aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1"
-    ).create_bucket(Bucket="bucket")
-    yield address
-    server.stop()
-
-
 @pytest.fixture
 def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of that server, at which the environment points."""
     import boto3
 
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    point_at(monkeypatch, s3_server)
     monkeypatch.setenv("PHASETUNE_CACHE", str(tmp_path / "cache"))
     return boto3.client("s3")
 

@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.services.servers import Postgres
+
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.proof
 
 
-def services() -> Any:
-    found = importlib.util.spec_from_file_location("servers", ROOT / "tests" / "services" / "servers.py")
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules["servers"] = module  # its dataclasses look for their module there
-    found.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Any]:
-    """A PostgreSQL server with MLflow's tables, three runs in them: finished, failed, and finished two days ago."""
-    servers = services()
-    programs = servers.postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
-    server = servers.Postgres(programs)
-    try:
-        server.start()
-        environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": server.uri}
-        migrate = [sys.executable, "-m", "components.common.tracking_schema"]
-        subprocess.run(migrate, env=environment, check=True, capture_output=True, timeout=280)
-        server.query("INSERT INTO experiments (name, lifecycle_stage) VALUES ('kept', 'active')")
-        now = int(time.time() * 1000)
-        for name, status, ended in (("a", "FINISHED", now), ("b", "FAILED", now), ("c", "FINISHED", now - 172_800_000)):
-            server.query(
-                "INSERT INTO runs (run_uuid, name, status, end_time, lifecycle_stage, experiment_id) SELECT "  # noqa: S608  # literals
-                f"'{name}', '{name}', '{status}', {ended}, 'active', experiment_id FROM experiments WHERE name = 'kept'"
-            )
-        yield server, programs
-    finally:
-        server.stop()
+def database(postgres: Postgres) -> Postgres:
+    """PostgreSQL with MLflow's tables, three runs in them: finished, failed, and finished two days ago."""
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": postgres.uri}
+    migrate = [sys.executable, "-m", "components.common.tracking_schema"]
+    subprocess.run(migrate, env=environment, check=True, capture_output=True, timeout=280)
+    postgres.query("INSERT INTO experiments (name, lifecycle_stage) VALUES ('kept', 'active')")
+    now = int(time.time() * 1000)
+    for name, status, ended in (("a", "FINISHED", now), ("b", "FAILED", now), ("c", "FINISHED", now - 172_800_000)):
+        postgres.query(
+            "INSERT INTO runs (run_uuid, name, status, end_time, lifecycle_stage, experiment_id) SELECT "  # noqa: S608  # literals
+            f"'{name}', '{name}', '{status}', {ended}, 'active', experiment_id FROM experiments WHERE name = 'kept'"
+        )
+    return postgres
 
 
 def page() -> str:
@@ -62,12 +44,11 @@ def script(program: str) -> str:
     return found
 
 
-def test_a_restore_brings_back_what_the_back_up_held(postgres, tmp_path):
-    server, programs = postgres
-    uri = re.match(r".*@([\d.]+):(\d+)/", server.uri)
+def test_a_restore_brings_back_what_the_back_up_held(database, tmp_path):
+    uri = re.match(r".*@([\d.]+):(\d+)/", database.uri)
     environment = {
-        **os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "POSTGRES_USER": server.user,
-        "POSTGRES_DB": server.database, "PGHOST": uri[1], "PGPORT": uri[2], "PGPASSWORD": server.password,
+        **os.environ, "PATH": f"{database.programs}:{os.environ['PATH']}", "POSTGRES_USER": database.user,
+        "POSTGRES_DB": database.database, "PGHOST": uri[1], "PGPORT": uri[2], "PGPASSWORD": database.password,
     }  # fmt: skip
 
     def run(program: str, **files: Any) -> None:
@@ -76,23 +57,22 @@ def test_a_restore_brings_back_what_the_back_up_held(postgres, tmp_path):
 
     tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'"
     names = "SELECT name FROM experiments ORDER BY name"
-    before = (server.query(tables), server.query(names), server.query("SELECT * FROM runs ORDER BY name"))
+    before = (database.query(tables), database.query(names), database.query("SELECT * FROM runs ORDER BY name"))
     with (tmp_path / "mlflow.dump").open("wb") as file:
         run("pg_dump", stdout=file)
-    server.query("CREATE TABLE of_a_later_version (a int)")
-    server.query("INSERT INTO experiments (name, lifecycle_stage) VALUES ('later', 'active')")
-    assert server.query(names) != before[1]
+    database.query("CREATE TABLE of_a_later_version (a int)")
+    database.query("INSERT INTO experiments (name, lifecycle_stage) VALUES ('later', 'active')")
+    assert database.query(names) != before[1]
     run("dropdb")
     with (tmp_path / "mlflow.dump").open("rb") as file:
         run("pg_restore", stdin=file)
-    assert (server.query(tables), server.query(names), server.query("SELECT * FROM runs ORDER BY name")) == before
+    assert (database.query(tables), database.query(names), database.query("SELECT * FROM runs ORDER BY name")) == before
 
 
-def test_the_questions_of_the_alerts_have_answers(postgres):
-    server, _ = postgres
+def test_the_questions_of_the_alerts_have_answers(database):
     late, failed = re.findall(r"`(SELECT .*?)`", page())
-    assert server.query(late) == [(False,)]
-    assert server.query(failed) == [(1,)]
-    server.query("DELETE FROM runs WHERE name IN ('a', 'b')")
-    assert server.query(late) == [(True,)]
-    assert server.query(failed) == [(0,)]
+    assert database.query(late) == [(False,)]
+    assert database.query(failed) == [(1,)]
+    database.query("DELETE FROM runs WHERE name IN ('a', 'b')")
+    assert database.query(late) == [(True,)]
+    assert database.query(failed) == [(0,)]

@@ -14,6 +14,7 @@ from rich.console import Console
 from components.common.examples import write_rows
 from components.reporting.report import write_report
 from components.reporting.table import results_table
+from tests.components.reporting import build_run as runs
 
 EVIL = [
     "<script>fetch('//evil')</script>",
@@ -57,7 +58,7 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def evil(tmp_path_factory, runs):
+def evil(tmp_path_factory):
     """The report, its page and its summary, of a run in which every text that data can set is hostile."""
     folder = tmp_path_factory.mktemp("evil")
     text = " ".join(EVIL)

@@ -20,7 +20,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import psutil
@@ -30,6 +30,7 @@ BUCKET = "phasetune"
 _AUTHORIZATION = "mlflow.server.auth:authenticate_request_basic_auth"
 KEYS = {"AWS_ACCESS_KEY_ID": "server-key", "AWS_SECRET_ACCESS_KEY": "server-secret"}
 """What the S3 server's clients are; runs that go through MLflow's proxy are not given them."""
+Server = TypeVar("Server", "Postgres", "S3")
 
 
 def free_port() -> int:
@@ -83,12 +84,13 @@ class Postgres:
 
     Attributes:
         uri: Of the database, with user and password.
+        programs: The folder of PostgreSQL's programs.
     """
 
     user, password, database = "phasetune", "p@ss/w%rd:1", "mlflow"
 
     def __init__(self, programs: Path) -> None:
-        self._programs = programs
+        self.programs = programs
         # PostgreSQL refuses to run as root, and its user cannot look into the tests' own folders.
         self._folder = Path(tempfile.mkdtemp(prefix="phasetune-postgres-", dir="/tmp"))
         self._account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
@@ -112,10 +114,10 @@ class Postgres:
         data, log = self._folder / "data", self._folder / "log"
         options = ["--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
         subprocess.run(
-            [self._programs / "initdb", "-D", data, "-U", self.user, *options],
+            [self.programs / "initdb", "-D", data, "-U", self.user, *options],
             check=True, stdout=subprocess.DEVNULL, timeout=120, cwd="/", **self._as_account(),
         )  # fmt: skip
-        command = [self._programs / "postgres", "-D", data, "-h", HOST, "-p", str(self._port), "-k", ""]
+        command = [self.programs / "postgres", "-D", data, "-h", HOST, "-p", str(self._port), "-k", ""]
         with log.open("wb") as out:
             self._process = subprocess.Popen(
                 [*command, "-c", "fsync=off"], stdout=out, stderr=out, cwd="/", **self._as_account()
@@ -161,6 +163,7 @@ class S3:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
         self._log, self._port = folder / "s3.log", free_port()
         self.address = f"http://{HOST}:{self._port}"
 
@@ -191,7 +194,18 @@ class S3:
 
     def stop(self) -> None:
         """End."""
-        kill_family(self._process)
+        if self._process is not None:
+            kill_family(self._process)
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """A server from its start to its end."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @dataclass

@@ -1,9 +1,7 @@
-"""Places for stores: a folder and a bucket of a real HTTP server, and a way to that server that can be disturbed."""
+"""Places for stores, a way to their S3 server that can be disturbed, KubeRay's part, and MLflow's variables."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import os
 import shutil
 import socket
@@ -12,32 +10,15 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The address of an S3 server with one bucket, `bucket`."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    boto3.client(
-        "s3", endpoint_url=address, aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1"
-    ).create_bucket(Bucket="bucket")
-    yield address
-    server.stop()
-
-
-def point_at(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+from components.common import rayjob_log, rayjob_wait
+from components.common.spec import Spec
+from tests.kubernetes_api import kuberay as rayjobs
+from tests.kubernetes_api import schemas
+from tests.services.moto import point_at
 
 
 @pytest.fixture
@@ -171,21 +152,28 @@ def tiny_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.fixture
-def rayjobs() -> ModuleType:
-    """The module kubernetes_api/kuberay.py: an errand as a RayJob, and what KubeRay does about it."""
-    return _of_kubernetes("kuberay")
+def kuberay(kubernetes_api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rayjobs.KubeRay:
+    """KubeRay's part, played by the test; RayJobs are checked where the schemas are there."""
+    if schemas.available():  # else test_rayjob_object.py says so
+        kubernetes_api.check = schemas.faults
+    monkeypatch.setattr(rayjob_wait, "_SHORTEST", 0.01)
+    monkeypatch.setattr(rayjob_log, "_PAUSE", 0.05)
+    return rayjobs.KubeRay(kubernetes_api, tmp_path / "store")
 
 
 @pytest.fixture
-def schemas() -> ModuleType:
-    """The module kubernetes_api/schemas.py."""
-    return _of_kubernetes("schemas")
+def spec(tmp_path: Path) -> Spec:
+    """A spec whose heavy steps run as RayJobs, with the store that `kuberay` publishes in."""
+    return rayjobs.spec_of(tmp_path / "store")
 
 
-@functools.cache
-def _of_kubernetes(name: str) -> ModuleType:
-    place = Path(__file__).parents[2] / "kubernetes_api" / f"{name}.py"
-    found = importlib.util.spec_from_file_location(f"kubernetes_api_{name}", place)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def mlflow_environment() -> Iterator[None]:
+    """No variable of MLflow's is set, its server is asked without a proxy; what tests set is taken back."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"
+    yield
+    os.environ.clear()
+    os.environ.update(before)

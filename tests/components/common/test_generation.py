@@ -4,6 +4,7 @@ import torch
 from components.common.errors import DataError
 from components.common.generation import generate
 from components.common.rendering import encode_prompts
+from tests.components import tiny_models as tiny
 
 PROMPTS = [
     [("user", "What is 2 + 3?")],
@@ -27,7 +28,7 @@ def by_hand(model, tokenizer, prompt, limit, context):
 
 
 @pytest.fixture(scope="module")
-def small(tiny):
+def small():
     """A GPT-2 of 64 positions and its tokenizer."""
     tokenizer = tiny.chatml_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token

@@ -29,21 +29,13 @@ SPEC = {
 }
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables: making them takes seconds."""
-    file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    connect(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
-def uri(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def uri(mlflow_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """MLflow's place, of this test alone; what tracking sets in the environment is taken back."""
     for name, value in dict(os.environ).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    shutil.copy(template, tmp_path / "mlflow.db")
+    shutil.copy(mlflow_template, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 

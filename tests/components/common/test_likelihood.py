@@ -7,6 +7,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, OPTConfig, OPTForCau
 
 from components.common.likelihood import batches_by_length, response_nll
 from components.common.rendering import Encoded, encode
+from tests.components import tiny_models as tiny
 
 TALKS = [
     [("user", "What is 2 + 3?"), ("assistant", "5")],
@@ -36,7 +37,7 @@ def test_batches_change_nothing(lab_weights, lab_tokenizer, batch_tokens):
     np.testing.assert_allclose(sums, one_by_one(lab_weights, items), rtol=1e-5)
 
 
-def build(tiny, name):
+def build(name):
     torch.manual_seed(1)
     if name == "gpt2":
         return tiny.gpt2()
@@ -57,8 +58,8 @@ def build(tiny, name):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "opt", "neox"])
-def test_other_architectures_agree_with_the_plain_computation(tiny, name):
-    model = build(tiny, name)
+def test_other_architectures_agree_with_the_plain_computation(name):
+    model = build(name)
     items = [
         Encoded([5, 6, 7, 8, 9], [False, False, True, True, True]),
         Encoded([1, 2], [False, True]),
@@ -67,21 +68,21 @@ def test_other_architectures_agree_with_the_plain_computation(tiny, name):
     np.testing.assert_allclose(response_nll(model, items, 100), one_by_one(model, items), rtol=1e-5)
 
 
-def test_a_uniform_model_gives_the_logarithm_of_its_vocabulary_for_each_token(tiny):
+def test_a_uniform_model_gives_the_logarithm_of_its_vocabulary_for_each_token():
     model = tiny.gpt2()
     torch.nn.init.zeros_(model.transformer.wte.weight)
     items = [Encoded([1, 2, 3, 4], [False, True, False, True]), Encoded([9, 9], [False, True])]
     np.testing.assert_allclose(response_nll(model, items, 64), np.log(258) * np.array([2, 1]), rtol=1e-6)
 
 
-def test_the_first_token_never_counts(tiny):
+def test_the_first_token_never_counts():
     model = tiny.gpt2()
     marked, plain = Encoded([7, 8, 9], [True, True, True]), Encoded([7, 8, 9], [False, True, True])
     assert response_nll(model, [marked], 9)[0] == response_nll(model, [plain], 9)[0]
     assert response_nll(model, [Encoded([7], [True])], 9).tolist() == [0.0]
 
 
-def test_a_conversation_without_a_mark_costs_nothing_also_beside_others(tiny):
+def test_a_conversation_without_a_mark_costs_nothing_also_beside_others():
     model = tiny.gpt2()
     empty, marked = Encoded([7, 8, 9], [False] * 3), Encoded([4, 5], [False, True])
     together = response_nll(model, [empty, marked], 100)
@@ -90,11 +91,11 @@ def test_a_conversation_without_a_mark_costs_nothing_also_beside_others(tiny):
     assert response_nll(model, [empty], 100).tolist() == [0.0]
 
 
-def test_no_conversations_are_no_numbers(tiny):
+def test_no_conversations_are_no_numbers():
     assert response_nll(tiny.gpt2(), [], 100).shape == (0,)
 
 
-def test_progress_ends_at_the_number_of_conversations(tiny):
+def test_progress_ends_at_the_number_of_conversations():
     said = []
     response_nll(tiny.gpt2(), [Encoded([1, 2], [False, True])] * 5, 4, said.append)
     assert said == [2, 4, 5]

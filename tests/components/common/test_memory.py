@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -24,13 +23,10 @@ CLOSE = 0.15
 
 @pytest.fixture(scope="module")
 def live() -> ModuleType:
-    """The module `live_memory`."""
-    place = Path(__file__).parents[1] / "live_memory.py"
-    found = importlib.util.spec_from_file_location("live_memory", place)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    """The module `live_memory`, imported when it is needed: it sets how the threads of OpenMP wait."""
+    from tests.components import live_memory
+
+    return live_memory
 
 
 def headers(folder: Path, config: dict, shapes: dict[str, tuple[int, ...]]) -> Path:

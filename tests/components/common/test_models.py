@@ -10,6 +10,7 @@ from components.common.errors import DataError, UserError
 from components.common.models import context_length, load_model, load_tokenizer, model_digest, model_folder
 from components.common.rendering import Encoded, encode, encode_prompts, refuse_long_prompts
 from components.common.spec import ModelSpec
+from tests.components import tiny_models as tiny
 
 TALK = [("system", "Be brief."), ("user", "What is 2 + 3?"), ("assistant", "5"), ("user", "And 1?"), ("assistant", "6")]
 
@@ -45,7 +46,7 @@ def test_every_reply_of_a_long_conversation_is_learnt_and_nothing_else(lab_token
     assert learnt(lab_tokenizer, item) == " 5<|end|> 6<|end|>"
 
 
-def test_what_chatml_writes_after_an_end_token_is_never_learnt(tiny):
+def test_what_chatml_writes_after_an_end_token_is_never_learnt():
     tokenizer = tiny.chatml_tokenizer()
     (item,) = encode(tokenizer, [TALK])
     assert learnt(tokenizer, item) == "5<|im_end|>6<|im_end|>"
@@ -53,7 +54,7 @@ def test_what_chatml_writes_after_an_end_token_is_never_learnt(tiny):
     assert "5<|im_end|>\n<|im_start|>user" in text(tokenizer, item)
 
 
-def test_the_tokens_of_a_chatml_reply_are_these(tiny):
+def test_the_tokens_of_a_chatml_reply_are_these():
     # One token a byte: "\n" stands after the 10 tokens of `<|im_start|>assistant`, then h, i, <|im_end|>.
     (item,) = encode(tiny.chatml_tokenizer(), [[("user", "x"), ("assistant", "hi")]])
     assert item.response_mask == [False] * 20 + [True] * 3
@@ -62,7 +63,7 @@ def test_the_tokens_of_a_chatml_reply_are_these(tiny):
     assert item.response_tokens == 3
 
 
-def test_a_tokenizer_without_a_template_gets_the_documented_one(tiny, tmp_path):
+def test_a_tokenizer_without_a_template_gets_the_documented_one(tmp_path):
     tokenizer = load_tokenizer(tiny.save(tmp_path, tiny.gpt2(), tiny.byte_tokenizer()))
     (item,) = encode(
         tokenizer, [[("system", "s"), ("user", "u"), ("assistant", "a"), ("user", "v"), ("assistant", "b")]]
@@ -74,20 +75,20 @@ def test_a_tokenizer_without_a_template_gets_the_documented_one(tiny, tmp_path):
     assert tokenizer.pad_token == "<|endoftext|>"
 
 
-def test_the_default_template_begins_as_the_tokenizer_does(tiny, tmp_path):
+def test_the_default_template_begins_as_the_tokenizer_does(tmp_path):
     tokenizer = load_tokenizer(tiny.save(tmp_path, tiny.gpt2(), tiny.byte_tokenizer(bos="<s>")))
     (item,) = encode(tokenizer, [[("user", "u"), ("assistant", "a")]])
     assert text(tokenizer, item) == "<s>### User:\nu\n### Assistant:\na<|endoftext|>"
 
 
-def test_a_template_that_forgets_the_end_gets_it_from_us(tiny):
+def test_a_template_that_forgets_the_end_gets_it_from_us():
     tokenizer = tiny.byte_tokenizer(template="{% for m in messages %}{{ m['content'] }}|{% endfor %}")
     (item,) = encode(tokenizer, [[("user", "u"), ("assistant", "a")]])
     assert learnt(tokenizer, item) == "a|<|endoftext|>"
 
 
 @pytest.mark.parametrize("maker", ["chatml_tokenizer", None])
-def test_a_prompt_is_exactly_the_prefix_of_its_conversation(tiny, lab_tokenizer, maker):
+def test_a_prompt_is_exactly_the_prefix_of_its_conversation(lab_tokenizer, maker):
     tokenizer = lab_tokenizer if maker is None else getattr(tiny, maker)()
     (prompt,) = encode_prompts(tokenizer, [TALK[:-1]])
     (whole,) = encode(tokenizer, [TALK])
@@ -101,7 +102,7 @@ def test_no_conversations_are_no_tokens(lab_tokenizer):
     assert encode_prompts(lab_tokenizer, []) == []
 
 
-def test_what_is_cut_off_is_counted(tiny):
+def test_what_is_cut_off_is_counted():
     tokenizer = tiny.chatml_tokenizer()
     talk = [[("user", "x"), ("assistant", "hello")]]
     (whole,) = encode(tokenizer, talk)
@@ -119,7 +120,7 @@ def test_a_prompt_that_fills_the_context_is_refused_by_its_id():
         refuse_long_prompts([("a", good), ("b", full)], 2)
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(tiny):
+def test_a_template_that_rewrites_earlier_turns_is_refused():
     tokenizer = tiny.byte_tokenizer(
         template="{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     )
@@ -130,7 +131,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tiny):
 @pytest.mark.parametrize(
     "template", ["{{ raise_exception('no system role') }}", "{% if %}", "{{ messages[9].role.x }}"]
 )
-def test_a_template_that_fails_is_said_in_one_message(tiny, template):
+def test_a_template_that_fails_is_said_in_one_message(template):
     with pytest.raises(UserError, match="chat template refuses the turns system, user"):
         encode(tiny.byte_tokenizer(template=template), [[("system", "s"), ("user", "u"), ("assistant", "a")]])
 
@@ -231,7 +232,7 @@ def test_a_damaged_description_is_said_in_one_message(lab_copy, name):
         load_tokenizer(lab_copy)
 
 
-def test_a_tied_model_is_whole_without_its_output_layer(tiny, tmp_path):
+def test_a_tied_model_is_whole_without_its_output_layer(tmp_path):
     folder = tiny.save(tmp_path, tiny.gpt2(), tiny.byte_tokenizer())
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
     assert not load_model(folder, ModelSpec()).training
@@ -286,21 +287,21 @@ def test_the_digest_changes_with_any_byte(lab_copy, name):
     assert model_digest(str(lab_copy)) != before
 
 
-def test_a_padding_token_that_the_model_never_had_is_replaced(tiny, tmp_path):
+def test_a_padding_token_that_the_model_never_had_is_replaced(tmp_path):
     tokenizer = tiny.chatml_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     folder = tiny.save(tmp_path, tiny.gpt2(), tokenizer)
     assert load_tokenizer(folder).pad_token == "<|im_end|>"
 
 
-def test_an_end_token_beyond_the_embeddings_is_refused(tiny, tmp_path):
+def test_an_end_token_beyond_the_embeddings_is_refused(tmp_path):
     tokenizer = tiny.byte_tokenizer("<|end|>", ["<|one|>", "<|two|>"])
     folder = tiny.save(tmp_path, tiny.gpt2(), tokenizer)
     with pytest.raises(UserError, match="beyond the 258 tokens"):
         load_tokenizer(folder)
 
 
-def test_remembered_digests_are_the_digests(tiny, tmp_path):
+def test_remembered_digests_are_the_digests(tmp_path):
     folder = tiny.save(tmp_path / "model", tiny.gpt2(), tiny.byte_tokenizer())
     plain = model_digest(str(folder))
     assert model_digest(str(folder), tmp_path / "memory") == plain

@@ -1,42 +1,17 @@
 """A step that has its work done by a RayJob, against an API server that behaves as the real one does."""
 
-import os
-import signal
-import threading
 from pathlib import Path
 
 import pytest
 
-from components.common import rayjob_log, rayjob_wait
+from components.common import rayjob_wait
 from components.common.errand import failure_line, run_errand
 from components.common.errors import DataError, UserError
 from components.common.launcher import StepFailed
+from tests.kubernetes_api import kuberay as rayjobs
+from tests.kubernetes_api.kuberay import FIRST, SECOND
 
-FIRST = "phases-0123456789abcdef01234567-1"
-SECOND = FIRST[:-1] + "2"
 pytestmark = pytest.mark.timeout(90)
-
-
-@pytest.fixture
-def kuberay(rayjobs, kubernetes_api, schemas, tmp_path, monkeypatch):
-    if schemas.available():  # else test_rayjob_object.py says so
-        kubernetes_api.check = schemas.faults
-    monkeypatch.setattr(rayjob_wait, "_SHORTEST", 0.01)
-    monkeypatch.setattr(rayjob_log, "_PAUSE", 0.05)
-    return rayjobs.KubeRay(kubernetes_api, tmp_path / "store")
-
-
-@pytest.fixture
-def spec(rayjobs, tmp_path):
-    return rayjobs.spec_of(tmp_path / "store")
-
-
-def pipeline(monkeypatch, server, run: str) -> dict:
-    """This process is a pod of a pipeline's run."""
-    workflow = server.put("workflows", f"wf-{run}", labels={"pipeline/runid": run}, spec={})
-    monkeypatch.setenv("KFP_RUN_ID", run)
-    monkeypatch.setenv("PHASETUNE_WORKFLOW", f"wf-{run}")
-    return workflow
 
 
 def test_a_rayjob_is_made_followed_and_done(kuberay, spec, capfd) -> None:
@@ -52,13 +27,13 @@ def test_a_rayjob_is_made_followed_and_done(kuberay, spec, capfd) -> None:
     assert kuberay.server.names("rayjobs") == []  # a laptop's run leaves nothing behind
 
 
-def test_the_launcher_comes_here(kuberay, spec, rayjobs) -> None:
+def test_the_launcher_comes_here(kuberay, spec) -> None:
     kuberay.server.on_create = lambda job: kuberay.succeed(job["metadata"]["name"])
     assert run_errand(rayjobs.errand_of(), spec).ours
 
 
-def test_a_retried_step_attaches_to_its_rayjob(kuberay, spec, rayjobs, monkeypatch) -> None:
-    pipeline(monkeypatch, kuberay.server, "r1")
+def test_a_retried_step_attaches_to_its_rayjob(kuberay, spec, monkeypatch) -> None:
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r1")
     first = kuberay.send(spec)  # its pod is killed: nothing ends it in order
     kuberay.made(FIRST)
     kuberay.start(FIRST)
@@ -77,11 +52,11 @@ def test_a_retried_step_attaches_to_its_rayjob(kuberay, spec, rayjobs, monkeypat
     assert (owner["kind"], owner["name"]) == ("Workflow", "wf-r1")
 
 
-def test_two_runs_share_one_rayjob(kuberay, spec, rayjobs, monkeypatch) -> None:
-    pipeline(monkeypatch, kuberay.server, "r1")
+def test_two_runs_share_one_rayjob(kuberay, spec, monkeypatch) -> None:
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r1")
     first = kuberay.send(spec, rayjobs.errand_of("ours"))
     kuberay.made(FIRST)
-    pipeline(monkeypatch, kuberay.server, "r2")
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r2")
     second = kuberay.send(spec, rayjobs.errand_of("theirs"))
     owners = rayjobs.until(lambda: _two(kuberay.server.get("rayjobs", FIRST)["metadata"].get("ownerReferences")))
     assert [owner["name"] for owner in owners] == ["wf-r1", "wf-r2"]
@@ -99,18 +74,14 @@ def _two(owners: list | None) -> list | None:
     return owners if owners and len(owners) == 2 else None
 
 
-def test_runs_that_come_at_once_make_one_rayjob(kuberay, spec, rayjobs) -> None:
+def test_runs_that_come_at_once_make_one_rayjob(kuberay, spec) -> None:
     waiting = [kuberay.send(spec, rayjobs.errand_of(f"run-{number}")) for number in range(6)]
     kuberay.made(FIRST)
-    rayjobs.until(lambda: len(_claims(kuberay.server.get("rayjobs", FIRST))) == 6)
+    rayjobs.until(lambda: len(rayjobs.claims(kuberay.server.get("rayjobs", FIRST))) == 6)
     kuberay.start(FIRST)
     kuberay.succeed(FIRST)
     assert sorted(one.result(30).ours for one in waiting) == [False] * 5 + [True]
     assert kuberay.server.names("rayjobs") == []
-
-
-def _claims(job: dict) -> list[str]:
-    return [name for name in job["metadata"]["annotations"] if name.startswith("waits.phasetune/")]
 
 
 def test_a_failed_attempt_is_followed_by_the_next(kuberay, spec) -> None:
@@ -125,8 +96,8 @@ def test_a_failed_attempt_is_followed_by_the_next(kuberay, spec) -> None:
     assert kuberay.server.names("rayjobs") == []
 
 
-def test_attempts_come_to_an_end(kuberay, rayjobs, tmp_path, monkeypatch) -> None:
-    pipeline(monkeypatch, kuberay.server, "r1")
+def test_attempts_come_to_an_end(kuberay, tmp_path, monkeypatch) -> None:
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r1")
     spec = rayjobs.spec_of(tmp_path / "store", kubernetes={"attempts": 2})
     kuberay.server.on_create = lambda job: kuberay.fail(job["metadata"]["name"], "lost a worker\nMemoryError: no room")
     with pytest.raises(StepFailed, match=rf"2 RayJobs .* {SECOND}: failed, AppFailed: MemoryError: no room"):
@@ -135,7 +106,7 @@ def test_attempts_come_to_an_end(kuberay, rayjobs, tmp_path, monkeypatch) -> Non
     with pytest.raises(StepFailed, match="2 RayJobs"):  # the retried pod finds both of them
         kuberay.send(spec).result(30)
     assert len(kuberay.server.asked("POST")) == 2
-    pipeline(monkeypatch, kuberay.server, "r2")  # attempts of another run do not count
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r2")  # attempts of another run do not count
     with pytest.raises(StepFailed, match=f"2 RayJobs .* {FIRST[:-1]}4"):
         kuberay.send(spec).result(30)
 
@@ -152,7 +123,7 @@ def test_what_the_user_can_mend_ends_it_at_once(kuberay, spec) -> None:
 
 
 def test_a_retry_of_kubeflows_is_told_the_same_and_one_of_the_users_tries_again(kuberay, spec, monkeypatch) -> None:
-    pipeline(monkeypatch, kuberay.server, "r1")
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r1")
     told = failure_line(UserError("the disk is full", "free some space"))
     kuberay.server.on_create = lambda job: kuberay.fail(job["metadata"]["name"], told)
     for words in ("the disk is full", rf"the disk is full \(said by the RayJob {FIRST}\)"):
@@ -194,7 +165,7 @@ def test_what_kuberay_refuses_is_not_tried_again(kuberay, spec) -> None:
 
 
 def test_a_result_that_was_collected_is_made_again(kuberay, spec, monkeypatch) -> None:
-    pipeline(monkeypatch, kuberay.server, "r1")
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r1")
     first = kuberay.send(spec)
     kuberay.made(FIRST)
     kuberay.start(FIRST)
@@ -208,8 +179,8 @@ def test_a_result_that_was_collected_is_made_again(kuberay, spec, monkeypatch) -
     assert second.result(30).ours
 
 
-def test_a_result_that_another_run_made_meanwhile_is_taken(kuberay, spec, rayjobs, monkeypatch) -> None:
-    pipeline(monkeypatch, kuberay.server, "r1")
+def test_a_result_that_another_run_made_meanwhile_is_taken(kuberay, spec, monkeypatch) -> None:
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r1")
     kuberay.server.on_create = lambda job: kuberay.succeed(job["metadata"]["name"])
     kuberay.send(spec).result(30)
     other = kuberay.send(spec, rayjobs.errand_of("other"))  # it asked the store before the RayJob had ended
@@ -217,14 +188,14 @@ def test_a_result_that_another_run_made_meanwhile_is_taken(kuberay, spec, rayjob
     assert len(kuberay.server.asked("POST")) == 1
 
 
-def test_a_driver_that_leaves_no_result_has_failed(kuberay, rayjobs, tmp_path) -> None:
+def test_a_driver_that_leaves_no_result_has_failed(kuberay, tmp_path) -> None:
     spec = rayjobs.spec_of(tmp_path / "store", kubernetes={"attempts": 1})
     kuberay.server.on_create = lambda job: kuberay.server.status(job["metadata"]["name"], "Complete", "SUCCEEDED")
     with pytest.raises(StepFailed, match="not in the store"):
         kuberay.send(spec).result(30)
 
 
-def test_another_image_is_no_reason_to_share(kuberay, spec, rayjobs, tmp_path) -> None:
+def test_another_image_is_no_reason_to_share(kuberay, spec, tmp_path) -> None:
     done = kuberay.send(spec)
     kuberay.made(FIRST)
     other = rayjobs.spec_of(tmp_path / "store", kubernetes={"image": "registry/phasetune:2"})
@@ -256,7 +227,7 @@ def test_a_deleted_rayjob_is_made_again(kuberay, spec) -> None:
 
 
 def test_a_rayjob_that_is_deleted_with_its_run_is_not_made_again(kuberay, spec, monkeypatch) -> None:
-    pipeline(monkeypatch, kuberay.server, "r1")
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r1")
     done = kuberay.send(spec)
     kuberay.made(FIRST)
     kuberay.start(FIRST)
@@ -267,7 +238,7 @@ def test_a_rayjob_that_is_deleted_with_its_run_is_not_made_again(kuberay, spec, 
     assert len(kuberay.server.asked("POST")) == 1
 
 
-def test_the_loss_of_the_head_begins_a_new_attempt(kuberay, spec, rayjobs, monkeypatch) -> None:
+def test_the_loss_of_the_head_begins_a_new_attempt(kuberay, spec, monkeypatch) -> None:
     monkeypatch.setattr(rayjob_wait, "_LOOK", 0.01)
     monkeypatch.setattr(rayjob_wait, "_GRACE", 0.2)
     kuberay.server.watch_seconds = 0.05
@@ -286,7 +257,7 @@ def test_the_loss_of_the_head_begins_a_new_attempt(kuberay, spec, rayjobs, monke
     assert done.result(30).ours
 
 
-def test_a_queue_is_waited_in_and_shown(kuberay, spec, rayjobs, monkeypatch, capfd, tmp_path) -> None:
+def test_a_queue_is_waited_in_and_shown(kuberay, spec, monkeypatch, capfd, tmp_path) -> None:
     monkeypatch.setenv("PHASETUNE_EVENTS", str(tmp_path / "events"))
     kuberay.server.watch_seconds = 0.05
 
@@ -319,86 +290,14 @@ def test_a_queue_is_waited_in_and_shown(kuberay, spec, rayjobs, monkeypatch, cap
     assert 1 <= out.count("in the queue") <= 3  # not at every watch
 
 
-def test_a_cluster_without_kueue_needs_none(kuberay, rayjobs, tmp_path) -> None:
+def test_a_cluster_without_kueue_needs_none(kuberay, tmp_path) -> None:
     spec = rayjobs.spec_of(tmp_path / "store", kubernetes={"queue": None})
     kuberay.server.on_create = lambda job: kuberay.succeed(job["metadata"]["name"])
     kuberay.send(spec).result(30)
     assert not kuberay.server.asked("GET", "/workloads")
 
 
-@pytest.fixture
-def stop_when(kubernetes_api):
-    """`stop_when(there, number)`: send this process a signal when something is there, unless the test has ended."""
-    ended = threading.Event()
-    kubernetes_api.watch_seconds = 0.5  # a signal just before a read is seen at its end
-
-    def begin(there, number: int) -> None:
-        def wait() -> None:
-            while not there():
-                if ended.wait(0.01):
-                    return
-            os.kill(os.getpid(), number)
-
-        threading.Thread(target=wait, daemon=True).start()
-
-    yield begin
-    ended.set()
-
-
-def waits(server):
-    """Whether a step waits: it watches its RayJob."""
-    return lambda: any(query.get("watch") for _, _, query in server.requests)
-
-
-def test_an_evicted_pod_leaves_its_rayjob(kuberay, spec, rayjobs, monkeypatch, stop_when) -> None:
-    pipeline(monkeypatch, kuberay.server, "r1")
-    stop_when(waits(kuberay.server), signal.SIGTERM)
-    with pytest.raises(SystemExit) as stop:
-        run_errand(rayjobs.errand_of(), spec)
-    assert stop.value.code == 143
-    assert kuberay.server.names("rayjobs") == [FIRST]
-    again = kuberay.send(spec)
-    kuberay.start(FIRST)
-    kuberay.succeed(FIRST)
-    assert again.result(30).ours
-    assert len(kuberay.server.asked("POST")) == 1
-
-
-@pytest.mark.parametrize("ending", [{"shutdown": "Terminate"}, {"activeDeadlineSeconds": 0}])
-def test_a_run_that_is_being_ended_takes_its_rayjob_along(
-    kuberay, spec, rayjobs, monkeypatch, ending, stop_when
-) -> None:
-    pipeline(monkeypatch, kuberay.server, "r1")
-    kuberay.server.change("workflows", "wf-r1", {"spec": ending})
-    stop_when(waits(kuberay.server), signal.SIGTERM)
-    with pytest.raises(SystemExit):
-        run_errand(rayjobs.errand_of(), spec)
-    assert kuberay.server.names("rayjobs") == []
-
-
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_laptop_that_stops_leaves_nothing(kuberay, spec, rayjobs, number, error, stop_when) -> None:
-    stop_when(waits(kuberay.server), number)
-    with pytest.raises(error):
-        run_errand(rayjobs.errand_of(), spec)
-    assert kuberay.server.names("rayjobs") == []
-
-
-def test_a_laptop_that_stops_leaves_what_others_wait_for(kuberay, spec, rayjobs, stop_when) -> None:
-    other = kuberay.send(spec, rayjobs.errand_of("other"))
-    kuberay.made(FIRST)
-    rayjobs.until(waits(kuberay.server))
-    seen = len(kuberay.server.requests)
-    stop_when(lambda: any(query.get("watch") for _, _, query in kuberay.server.requests[seen:]), signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        run_errand(rayjobs.errand_of("ours"), spec)
-    assert len(_claims(kuberay.server.get("rayjobs", FIRST))) == 1
-    kuberay.start(FIRST)
-    kuberay.succeed(FIRST)
-    assert other.result(30).ours
-
-
-def test_no_cluster_is_said(spec, rayjobs, monkeypatch, tmp_path: Path) -> None:
+def test_no_cluster_is_said(spec, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
     with pytest.raises(UserError, match="no Kubernetes cluster"):
         run_errand(rayjobs.errand_of(), spec)

@@ -4,25 +4,14 @@ import threading
 
 import pytest
 
-from components.common import kubernetes_api, rayjob_log, rayjob_wait
+from components.common import kubernetes_api
 from components.common.errors import UserError
 from components.common.kubernetes_api import connect
 from components.common.kubernetes_errors import Expired
+from tests.kubernetes_api import kuberay as rayjobs
+from tests.kubernetes_api.kuberay import FIRST
 
-FIRST = "phases-0123456789abcdef01234567-1"
 pytestmark = pytest.mark.timeout(90)
-
-
-@pytest.fixture
-def kuberay(rayjobs, kubernetes_api, tmp_path, monkeypatch):
-    monkeypatch.setattr(rayjob_wait, "_SHORTEST", 0.01)
-    monkeypatch.setattr(rayjob_log, "_PAUSE", 0.05)
-    return rayjobs.KubeRay(kubernetes_api, tmp_path / "store")
-
-
-@pytest.fixture
-def spec(rayjobs, tmp_path):
-    return rayjobs.spec_of(tmp_path / "store")
 
 
 def watching(server) -> int:
@@ -30,7 +19,7 @@ def watching(server) -> int:
     return sum("watch" in query for _, _, query in list(server.requests))
 
 
-def test_an_api_that_is_away_is_waited_for(kuberay, spec, rayjobs, capfd) -> None:
+def test_an_api_that_is_away_is_waited_for(kuberay, spec, capfd) -> None:
     done = kuberay.send(spec)
     kuberay.made(FIRST)
     pod = kuberay.start(FIRST, "one")
@@ -72,7 +61,7 @@ def test_it_is_waited_for_as_long_as_it_takes(monkeypatch) -> None:
     assert 300 <= now[0] - began < 330
 
 
-def test_a_watch_that_is_cut_is_begun_again(kuberay, spec, rayjobs) -> None:
+def test_a_watch_that_is_cut_is_begun_again(kuberay, spec) -> None:
     done = kuberay.send(spec)
     kuberay.made(FIRST)
     kuberay.start(FIRST)
@@ -84,7 +73,7 @@ def test_a_watch_that_is_cut_is_begun_again(kuberay, spec, rayjobs) -> None:
     assert done.result(30).ours
 
 
-def test_a_watch_that_times_out_goes_on_where_it_was(kuberay, spec, rayjobs) -> None:
+def test_a_watch_that_times_out_goes_on_where_it_was(kuberay, spec) -> None:
     kuberay.server.watch_seconds = 0.02
     done = kuberay.send(spec)
     kuberay.made(FIRST)
@@ -99,7 +88,7 @@ def test_a_watch_that_times_out_goes_on_where_it_was(kuberay, spec, rayjobs) -> 
     assert len(reads) <= 3  # once at first, and when it is left: not for every watch
 
 
-def test_a_version_that_is_forgotten_is_read_again(kuberay, spec, rayjobs) -> None:
+def test_a_version_that_is_forgotten_is_read_again(kuberay, spec) -> None:
     done = kuberay.send(spec)
     kuberay.made(FIRST)
     kuberay.start(FIRST)
@@ -121,7 +110,7 @@ def test_gone_is_told(kuberay) -> None:
         list(connect().watch("x", "1", 1))
 
 
-def test_errors_of_the_server_pass(kuberay, spec, rayjobs) -> None:
+def test_errors_of_the_server_pass(kuberay, spec) -> None:
     kuberay.server.faults = [500, 503, "cut", 429, 500]
     done = kuberay.send(spec)
     kuberay.made(FIRST)
@@ -133,7 +122,7 @@ def test_errors_of_the_server_pass(kuberay, spec, rayjobs) -> None:
     assert kuberay.server.names("rayjobs") == []
 
 
-def test_an_answer_that_is_lost_makes_no_second_rayjob(kuberay, spec, rayjobs) -> None:
+def test_an_answer_that_is_lost_makes_no_second_rayjob(kuberay, spec) -> None:
     kuberay.server.faults = ["", "lost"]  # the list is answered; of the creation we never hear
     done = kuberay.send(spec)
     kuberay.made(FIRST)
@@ -158,7 +147,7 @@ def test_a_refusal_says_what_to_do(kuberay, spec) -> None:
         kuberay.send(spec).result(30)
 
 
-def test_a_token_that_is_renewed_late_is_waited_for(kuberay, spec, rayjobs) -> None:
+def test_a_token_that_is_renewed_late_is_waited_for(kuberay, spec) -> None:
     done = kuberay.send(spec)
     kuberay.made(FIRST)
     rayjobs.until(lambda: watching(kuberay.server))
@@ -170,7 +159,7 @@ def test_a_token_that_is_renewed_late_is_waited_for(kuberay, spec, rayjobs) -> N
     assert done.result(30).ours
 
 
-def test_a_step_beside_it_writes_to_the_rayjob_meanwhile(kuberay, spec, rayjobs, monkeypatch) -> None:
+def test_a_step_beside_it_writes_to_the_rayjob_meanwhile(kuberay, spec, monkeypatch) -> None:
     """A claim is added though KubeRay changes the RayJob all the time."""
     done = kuberay.send(spec)
     kuberay.made(FIRST)

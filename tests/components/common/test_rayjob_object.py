@@ -10,6 +10,8 @@ from components.common.errors import UserError
 from components.common.rayjob_object import rayjob, work_digest
 from components.common.rayjob_pods import amount
 from components.common.spec_kubernetes import KubernetesSpec
+from tests.kubernetes_api import kuberay as rayjobs
+from tests.kubernetes_api import schemas
 
 GPUS = {"workers": 8, "gpus_per_worker": 1}
 SPOT = {
@@ -31,7 +33,7 @@ SHAPES = {
 
 
 @pytest.fixture
-def made(rayjobs):
+def made():
     """`made(**compute)`: the RayJob of an errand."""
 
     def make(attempt: int = 1, secrets: dict | None = None, **compute):
@@ -60,7 +62,7 @@ def groups(job: dict) -> dict[str, tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_valid(made, schemas, shape) -> None:
+def test_it_is_valid(made, shape) -> None:
     if not schemas.available():
         pytest.skip("the CRDs are not beside the checkout (../shared/crds)")
     job = made(**SHAPES[shape], secrets={"judge_api_key": {"secret": "judge", "key": "token"}})
@@ -69,7 +71,7 @@ def test_it_is_valid(made, schemas, shape) -> None:
         assert (name, schemas.pod_faults(template)) == (name, [])
 
 
-def test_the_check_bites(made, schemas) -> None:
+def test_the_check_bites(made) -> None:
     if not schemas.available():
         pytest.skip("the CRDs are not beside the checkout (../shared/crds)")
     job = made()
@@ -110,7 +112,7 @@ def test_its_pods_are_restricted(made, shape) -> None:
         assert template["metadata"]["labels"]["app.kubernetes.io/part-of"] == "phasetune"
 
 
-def test_what_it_is(made, rayjobs) -> None:
+def test_what_it_is(made) -> None:
     job = made(attempt=3)
     assert job["metadata"]["name"] == "phases-0123456789abcdef01234567-3"
     assert job["metadata"]["labels"] == {
@@ -131,7 +133,7 @@ def test_what_it_is(made, rayjobs) -> None:
     assert Errand.decoded(variables[ERRAND]) == rayjobs.errand_of()
 
 
-def test_names_fit_kuberay(rayjobs) -> None:
+def test_names_fit_kuberay() -> None:
     errand = Errand("s", "r", "evaluations", "F" * 32, "t", {})
     name = rayjob(errand, rayjobs.spec_of("store"), 10)["metadata"]["name"]
     assert len(name) <= 47
@@ -211,7 +213,7 @@ def test_a_variable_means_itself(made) -> None:
     assert found["value"] == "$$(HOME) $$x {{a}} 'b'"  # Kubernetes makes one `$` of two, and no variable
 
 
-def test_nothing_of_the_errand_is_read_by_a_shell(made, rayjobs) -> None:
+def test_nothing_of_the_errand_is_read_by_a_shell(made) -> None:
     nasty = Errand("s", "r'; $(reboot)", "phases", "k" * 32, "t", {"context": '`id` "$HOME" \n- x: y'})
     job = rayjob(nasty, rayjobs.spec_of("store"), 1)
     text = job["spec"]["runtimeEnvYAML"]
@@ -220,7 +222,7 @@ def test_nothing_of_the_errand_is_read_by_a_shell(made, rayjobs) -> None:
     assert job["spec"]["entrypoint"] == "python -m components.common.ray_driver"
 
 
-def test_an_errand_that_no_command_line_holds_is_refused(rayjobs) -> None:
+def test_an_errand_that_no_command_line_holds_is_refused() -> None:
     import random
 
     noise = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=200_000))
@@ -228,7 +230,7 @@ def test_an_errand_that_no_command_line_holds_is_refused(rayjobs) -> None:
         rayjob(Errand("s", "r", "phases", "k" * 32, "t", {"context": noise}), rayjobs.spec_of("store"), 1)
 
 
-def test_the_digest_is_of_the_work_not_of_who_asks(rayjobs) -> None:
+def test_the_digest_is_of_the_work_not_of_who_asks() -> None:
     spec = rayjobs.spec_of("store")
     one = work_digest(rayjobs.errand_of("run-1"), spec)
     assert one == work_digest(rayjobs.errand_of("run-2"), rayjobs.spec_of("store", workers=2))

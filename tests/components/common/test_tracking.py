@@ -1,250 +1,47 @@
-"""Tracking against a real MLflow: an SQLite store made once, and a real server."""
+"""Tracking against a real MLflow, whose store is an SQLite database."""
 
 from __future__ import annotations
 
 import json
 import math
 import multiprocessing
-import os
 import shutil
-import socket
 import sqlite3
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from components.common.curriculum import expand
 from components.common.errors import UserError
-from components.common.records import RunInfo, RunRecords, StepRecord, step_name
-from components.common.spec import Spec, TrackingSpec
-from components.common.tracking import (
-    PhaseStream,
-    TrackingWarning,
-    end_parent,
-    open_parent,
-    sync,
-    ui_command,
-)
+from components.common.records import RunRecords, StepRecord
+from components.common.spec import TrackingSpec
+from components.common.tracking import PhaseStream, end_parent, open_parent, sync, ui_command
 from components.common.tracking_connect import connect
-from components.common.tracking_runs import find_runs
+from tests.components.common.tracked_runs import (
+    LEDGER,
+    STARTED_MS,
+    SUMMARY,
+    by_name,
+    check_whole,
+    contents,
+    curve,
+    learning,
+    models,
+    opened,
+    record,
+    report,
+    run_info,
+    write_records,
+)
 
-STARTED = "2030-01-02T03:04:05+00:00"
-STARTED_MS = 1893553445000
-BEGUN = 1893553500.125
-LEDGER = {"rows_in": 90, "expanded": 0, "examples": 80, "duplicates": 6, "rejected": 4, "unsampled": 0, "held_out": 8}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _environment() -> Iterator[None]:
-    before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-        del os.environ[name]
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables: making them takes seconds."""
-    file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    connect(f"sqlite:///{file}").search_experiments()
-    return file
+pytestmark = pytest.mark.usefixtures("mlflow_environment")
 
 
 @pytest.fixture
-def folder(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(template, tmp_path / "mlflow.db")
+def folder(mlflow_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(mlflow_template, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def start_server(template: Path, folder: Path, port: int) -> subprocess.Popen[bytes]:
-    shutil.copy(template, folder / "server.db")
-    store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/artifacts"]
-    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *store, *where], env=environment, stdout=log, stderr=log
-        )
-    for _ in range(300):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return server
-        except OSError:
-            assert server.poll() is None, (folder / "server.log").read_text()
-            time.sleep(0.2)
-    raise AssertionError("the server did not start")
-
-
-def run_info(uri: str = "sqlite:///mlflow.db", **changes: Any) -> RunInfo:
-    spec = Spec.model_validate(
-        {
-            "name": "study",
-            "data": {"train": [{"path": "lab://instructions"}]},
-            "splitting": {"tiers": 2},
-            "controls": ["one_off", "random_tiers"],
-            "tracking": {"uri": uri},
-            **changes,
-        }
-    )
-    return RunInfo(
-        run="study-0001",
-        name="study",
-        spec=spec.model_dump(mode="json"),
-        spec_digest="d" * 32,
-        store="store",
-        output_dir="runs/study",
-        started=STARTED,
-    )
-
-
-def opened(info: RunInfo) -> RunInfo:
-    info.mlflow = open_parent(info.parsed().tracking, info)
-    return info
-
-
-def learning(steps: int) -> list[dict[str, float]]:
-    return [
-        {
-            "step": step,
-            "loss": 2.5 - step / 8,
-            "learning_rate": 1e-3 / step,
-            "grad_norm": 0.5,
-            "tokens": 100 * step,
-            "time": BEGUN + step,
-        }
-        for step in range(1, steps + 1)
-    ]
-
-
-def record(curriculum: str, index: int, name: str, tiers: list[int], seed: int = 17, steps: int = 4) -> StepRecord:
-    key = f"key-{curriculum}-{index}-{seed}"
-    info = {
-        "name": name,
-        "curriculum": curriculum,
-        "index": index,
-        "seed": seed,
-        "method": "sft",
-        "parent_key": "base",
-        "tiers": tiers,
-        "tier": tiers[0],
-        "examples": 36,
-        "tokens": 4000,
-        "steps": steps,
-        "truncated": 1,
-        "settings": {"epochs": 2, "learning_rate": 0.001, "adam_betas": [0.9, 0.95], "micro_batch_size": None},
-        "learning": learning(steps),
-    }
-    uri = f"/store/phases/{key}"
-    return StepRecord(step_name("train", curriculum, index, seed), "phases", key, uri, False, 9.5, 1.5, info)
-
-
-def write_records(info: RunInfo, folder: Path, steps: int = 4) -> RunRecords:
-    records = RunRecords(folder / "store", info.run)
-    sources = [
-        {"path": "lab://instructions", "format": "messages", "why": "", "rows": 90, "examples": 80, "rejected": 4}
-    ]
-    records.write(StepRecord("prepare", "prepared", "p", "/p", False, 1, 0, {"ledger": LEDGER, "sources": sources}))
-    base = {"metrics": {"verifiable.accuracy": 0.05}}
-    records.write(StepRecord("evaluate.base", "evaluations", "e", "/e", False, 1, 0, base))
-    for seed in info.parsed().all_seeds:
-        tiers = [{"tier": tier, "examples": 36, "tokens": 2000 * tier} for tier in (1, 2)]
-        split = StepRecord(step_name("split", seed=seed), "splits", f"split-{seed}", "/splits", False, 1, 0)
-        split.info = {"tiers": tiers, "cuts": [1.5], "spearman_difficulty_length": 0.5}
-        records.write(split)
-        for curriculum in expand(info.parsed(), seed):
-            for plan in curriculum.phases:
-                records.write(record(curriculum.name, plan.index, plan.name, plan.tiers, seed, steps))
-                metrics = {"verifiable.accuracy": 0.25 * plan.index, "verifiable.tier_1.accuracy.low": 0.2}
-                step = step_name("evaluate", curriculum.name, plan.index, seed)
-                records.write(StepRecord(step, "evaluations", "e", "/e", False, 1, 0, {"metrics": metrics}))
-    return records
-
-
-SUMMARY = {
-    "verdict": "no difference shown",
-    "controls": [
-        {
-            "name": "one_off",
-            "against_main": {"metric": "verifiable.accuracy", "difference": 0.25, "low": 0.1, "high": 0.4, "p": 0.01},
-        }
-    ],
-}
-
-
-def report(folder: Path) -> list[Path]:
-    (folder / "report.html").write_text("<html></html>")
-    (folder / "loss.png").write_bytes(b"png")
-    return [folder / "report.html", folder / "loss.png"]
-
-
-def by_name(info: RunInfo) -> dict[str, Any]:
-    client = connect(info.mlflow["uri"])
-    experiment = client.get_experiment_by_name("phasetune").experiment_id
-    runs = find_runs(client, experiment, info.run)
-    names = {run.info.run_name: run for run in runs}
-    assert len(names) == len(runs)
-    return names
-
-
-def curve(info: RunInfo, run: Any, name: str = "train/loss") -> list[tuple[int, int, float]]:
-    history = connect(info.mlflow["uri"]).get_metric_history(run.info.run_id, name)
-    return [(point.step, point.timestamp, point.value) for point in history]
-
-
-def models(info: RunInfo) -> list[Any]:
-    client = connect(info.mlflow["uri"])
-    return list(client.search_logged_models([client.get_experiment_by_name("phasetune").experiment_id]))
-
-
-def contents(folder: Path, name: str = "mlflow.db") -> dict[str, int]:
-    """The number of rows of each table."""
-    with sqlite3.connect(folder / name) as database:
-        tables = [row[0] for row in database.execute("select name from sqlite_master where type = 'table'")]
-        return {table: database.execute(f'select count(*) from "{table}"').fetchone()[0] for table in tables}  # noqa: S608  # its own tables
-
-
-def check_whole(info: RunInfo) -> None:
-    """The whole run of `write_records` is in MLflow."""
-    runs = by_name(info)
-    assert sorted(runs) == [
-        "control: one_off",
-        "control: random_tiers",
-        "main/1 tier-1",
-        "main/2 tier-2",
-        "one_off/1 all-tiers",
-        "random_tiers/1 random-1",
-        "random_tiers/2 random-2",
-        "study",
-    ]
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    first = runs["main/1 tier-1"]
-    assert curve(info, first) == [
-        (1, 1893553501125, 2.375),
-        (2, 1893553502125, 2.25),
-        (3, 1893553503125, 2.125),
-        (4, 1893553504125, 2.0),
-    ]
-    assert curve(info, first, "train/tokens")[-1] == (4, 1893553504125, 400.0)
-    assert curve(info, first, "verifiable.accuracy") == [(1, 1893553504125, 0.25)]
-    assert (first.info.start_time, first.info.end_time) == (1893553501125, 1893553504125)
-    assert first.data.metrics["verifiable.tier_1.accuracy.low"] == 0.2
-    assert first.data.params == {"epochs": "2", "learning_rate": "0.001", "adam_betas": "0.9, 0.95"}
 
 
 def test_a_run_is_found_back_whole(folder: Path) -> None:
@@ -468,61 +265,6 @@ def test_a_short_phase_leaves_its_curve_to_sync(folder: Path) -> None:
     stream.log(learning(1)[0])
     stream.close()
     assert list(by_name(info)) == ["study"]
-
-
-@pytest.mark.timeout(180)
-def test_a_server_holds_the_same_and_catches_up(
-    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-        monkeypatch.setenv(name, "")
-    port = free_port()
-    info = run_info(f"http://me:hidden@127.0.0.1:{port}")
-    with pytest.warns(TrackingWarning, match="does not answer") as warned:
-        opened(info)
-    assert (len(warned), info.mlflow) == (1, {"uri": f"http://127.0.0.1:{port}", "run_id": ""})
-    absent = PhaseStream(info, "tier-1", "key-main-1-17", "main", 1, 17, patience=0.0)
-    absent.log(learning(1)[0])
-    absent.close()
-    records = write_records(info, tmp_path)
-    with pytest.warns(TrackingWarning, match="does not answer"):
-        assert not sync(info, records, SUMMARY, report(tmp_path))
-
-    server = start_server(template, tmp_path, port)
-    try:
-        assert sync(info, records, SUMMARY, report(tmp_path))
-        check_whole(info)
-        parent = by_name(info)["study"]
-        names = [file.path for file in connect(info.mlflow["uri"]).list_artifacts(parent.info.run_id)]
-        assert sorted(names) == ["loss.png", "report.html"]
-        before = contents(tmp_path, "server.db")
-        assert sync(info, records, SUMMARY, report(tmp_path))
-        assert contents(tmp_path, "server.db") == before
-        assert len(models(info)) == 5
-        assert opened(info).mlflow["run_id"] == parent.info.run_id
-        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "hidden"
-        assert b"hidden" not in (tmp_path / "server.db").read_bytes()
-    finally:
-        server.terminate()
-        server.wait(20)
-    with pytest.warns(TrackingWarning, match="not recorded"):
-        end_parent(info, "FAILED")
-    lost = PhaseStream(info, "tier-1", "key-main-1-17", "main", 1, 17, patience=0.0)
-    with pytest.warns(TrackingWarning, match="live metrics"):
-        lost.log(learning(1)[0])
-        lost.close()
-    lost.log(learning(1)[0])
-
-
-def test_a_server_that_never_replies_counts_as_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        info = run_info(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        with pytest.warns(TrackingWarning, match="does not answer"):
-            assert opened(info).mlflow["run_id"] == ""
 
 
 def test_the_run_of_the_environment_is_the_parent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,30 +13,12 @@ from hypothesis import strategies as st
 
 from components.common.digests import unit_hash
 from components.common.errors import DataError
-from components.common.examples import SCHEMA, Example, Ledger, read_examples, read_rows
+from components.common.examples import SCHEMA, Example, Ledger, read_rows
 from components.common.spec import DataSpec
-from components.preparing.convert import Rejection
 from components.preparing.parts import deal_out
 from components.preparing.prepare import prepare
-from components.preparing.rejections import Rejections
 from components.preparing.text_keys import normal_turns
-
-
-def write_lines(path: Path, rows: list) -> str:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return str(path)
-
-
-def run(tmp_path: Path, train: list, seed: int = 17, processes: int | None = None, **options: object):
-    """Prepare and return the ledger, the two parts' examples, and the folder."""
-    sources = [source if isinstance(source, dict) else {"path": source} for source in train]
-    out = Path(tempfile.mkdtemp(dir=tmp_path))
-    ledger = prepare(DataSpec.model_validate({"train": sources, **options}), seed, out, processes=processes)
-    return ledger, list(read_examples(out / "train.parquet")), list(read_examples(out / "held_out.parquet")), out
-
-
-def pair(prompt: str, completion: str, **extra: object) -> dict:
-    return {"prompt": prompt, "completion": completion, **extra}
+from tests.components.preparing.prepared import closes, flat, pair, rejected_rows, run, write_lines
 
 
 def test_every_row_is_counted(tmp_path):
@@ -236,53 +218,11 @@ def test_flat_oasst_messages_become_trees(tmp_path):
     assert [json.loads(line)["line"] for line in (out / "rejected.jsonl").read_text().splitlines()] == [2, 7]
 
 
-def flat(name: str, parent: str | None, role: str, text: str, **more: object) -> dict:
-    return {"message_id": name, "parent_id": parent, "role": role, "text": text, **more}
-
-
-def closes(ledger: Ledger, out: Path) -> bool:
-    """Whether the files' counts add up to the ledger's, and the rejected rows are all in their file."""
-    ledger.check()
-    files = json.loads((out / "sources.json").read_text())
-    counts = ledger.to_dict()
-    sums = {"rows_in": sum(file["rows"] for file in files)}
-    sums |= {name: sum(file[name] for file in files) for name in counts if name not in ("rows_in", "held_out")}
-    lines = (out / "rejected.jsonl").read_text().splitlines()
-    return sums == {name: counts[name] for name in sums} and len(lines) == ledger.rejected
-
-
-def rejected_rows(out: Path) -> list[tuple[str, object]]:
-    rows = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
-    return [(row["reason"], row["row"]) for row in rows]
-
-
 def test_the_optional_columns_of_a_tree_are_its_first_messages(tmp_path):
     first = flat("a", None, "prompter", "Q", group="g", difficulty=2)
     path = write_lines(tmp_path / "flat.jsonl", [first, flat("b", "a", "assistant", "A", group="other")])
     _, (example,), _, _ = run(tmp_path, [path], held_out={"fraction": 0})
     assert (example.group, example.fields) == ("g", {"message_tree_id": "a", "difficulty": 2.0})
-
-
-def test_a_message_that_leads_nowhere_is_rejected_whole(tmp_path):
-    known = [flat("a", None, "prompter", "Q"), flat("b", "a", "assistant", "A")]
-    lost = [flat("c", "gone", "assistant", "C", rank=1), flat("d", "c", "prompter", "D", labels={"spam": 0.5})]
-    path = write_lines(tmp_path / "flat.jsonl", [*known, *lost, flat("e", "e", "assistant", "E")])
-    ledger, train, _, out = run(tmp_path, [path], held_out={"fraction": 0}, max_rejected=1)
-    assert (len(train), ledger.rejected) == (1, 3)
-    assert [row for _, row in rejected_rows(out)] == [*lost, flat("e", "e", "assistant", "E")]
-    assert closes(ledger, out)
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_tree_too_deep_costs_one_row(tmp_path, processes):
-    chain = [flat(f"m{n}", f"m{n - 1}" if n else None, ("prompter", "assistant")[n % 2], f"t{n}") for n in range(3000)]
-    path = write_lines(
-        tmp_path / "flat.jsonl", [*chain, flat("a", None, "prompter", "Q"), flat("b", "a", "assistant", "A")]
-    )
-    ledger, train, _, out = run(tmp_path, [path], processes=processes, held_out={"fraction": 0}, max_rejected=1)
-    ((why, row),) = rejected_rows(out)
-    assert (len(train), why, len(row)) == (1, "the tree is deeper than 199 messages", 3000)
-    assert closes(ledger, out)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -301,21 +241,16 @@ def test_rows_nested_too_deep_are_rejected_whole(tmp_path, suffix, processes):
     assert closes(ledger, out)
 
 
-def test_a_long_row_is_rejected_whole(tmp_path):
-    long = '{"prompt": "' + "x" * 3_000_000
-    path = write_lines(tmp_path / "a.jsonl", [pair("q", "a"), long, pair("y" * 3_000_000, "")])
-    ledger, _, _, out = run(tmp_path, [path], held_out={"fraction": 0}, max_rejected=1)
-    assert [row for _, row in rejected_rows(out)] == [long, pair("y" * 3_000_000, "")]
-    assert closes(ledger, out)
-
-
-def test_a_line_that_is_not_utf8_is_rejected_byte_for_byte(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(json.dumps(pair("q", "a")).encode() + b'\n{"prompt": "caf\xe9", "completion": "a"}\n')
-    ledger, _, _, out = run(tmp_path, [str(path)], held_out={"fraction": 0}, max_rejected=1)
-    ((_, row),) = rejected_rows(out)
-    assert row.encode(errors="surrogateescape") == b'{"prompt": "caf\xe9", "completion": "a"}'
-    assert closes(ledger, out)
+def test_broken_unicode_costs_one_row(tmp_path):
+    rows = [
+        '{"prompt": "half \\ud83d", "completion": "a"}',
+        '{"prompt": "q", "completion": "a", "topic": "\\udc00"}',
+        '{"prompt": "q", "completion": "a", "group": "\\udc00"}',
+        pair("whole \U0001f600", "a"),
+    ]
+    ledger, train, _, out = run(tmp_path, [write_lines(tmp_path / "a.jsonl", rows)], max_rejected=0.9)
+    assert (ledger.rejected, train[0].messages[0][1]) == (3, "whole \U0001f600")
+    assert "half of a surrogate pair" in (out / "rejected.jsonl").read_text()
 
 
 def test_alpaca_rows_are_verifiable_and_grouped(tmp_path):
@@ -334,49 +269,6 @@ def test_alpaca_rows_are_verifiable_and_grouped(tmp_path):
     assert closes(ledger, out)
 
 
-def failure(tmp_path: Path, rows: list, **options: object) -> DataError:
-    with pytest.raises(DataError) as error:
-        run(tmp_path, [write_lines(tmp_path / "a.jsonl", rows)], **options)
-    assert error.value.remedy
-    return error.value
-
-
-def test_too_many_malformed_rows(tmp_path):
-    rows = [pair("q", "a")] * 4 + [pair("q", "")] * 3 + [pair("", "a")] * 2 + ["{"]
-    error = failure(tmp_path, rows, max_rejected=0.5)
-    assert error.message == (
-        "6 of 10 rows are malformed (60.0%, data.max_rejected is 50.0%). Most frequent: `completion` is empty (3); "
-        "`prompt` is empty (2); the line is not JSON: Expecting property name enclosed in double quotes (1). "
-        f'First: {tmp_path / "a.jsonl"}, line 5: {{"prompt": "q", "completion": ""}}'
-    )
-    (out,) = [folder for folder in tmp_path.iterdir() if folder.is_dir()]
-    assert len((out / "rejected.jsonl").read_text().splitlines()) == 6
-
-
-def test_a_bad_file_stops_early_and_a_bad_start_does_not(tmp_path, monkeypatch):
-    monkeypatch.setattr("components.preparing.containers.CHUNK_BYTES", 1 << 14)
-    rows = [pair(f"q{n}", "" if n % 2 else "a") for n in range(20000)]
-    seen = int(failure(tmp_path, rows).message.split(" of ")[1].split(" rows read so far")[0])
-    assert 1000 < seen < 2000
-    # 60 of the first 1,100 rows are malformed (5.5%), and none after them.
-    rows = [pair(f"q{n}", "" if n % 18 == 0 and n < 1080 else "a") for n in range(3000)]
-    assert run(tmp_path, [write_lines(tmp_path / "b.jsonl", rows)])[0].rejected == 60
-
-
-def test_before_the_end_only_what_chance_does_not_explain_stops(tmp_path):
-    # 1,100 rows at 5%: 55 and four standard deviations of 7.23 are 83.9.
-    with Rejections(tmp_path / "rejected.jsonl", 0.05) as rejections:
-        for line in range(83):
-            rejections.write("a", Rejection(line, "empty", {}))
-        rejections.check(1100, at_end=False)
-        with pytest.raises(DataError, match="83 of 1100 rows are malformed"):
-            rejections.check(1100, at_end=True)
-        rejections.write("a", Rejection(84, "empty", {}))
-        rejections.check(1000, at_end=False)  # too few rows to tell
-        with pytest.raises(DataError, match="84 of 1100 rows read so far are malformed"):
-            rejections.check(1100, at_end=False)
-
-
 def test_parts_have_even_row_groups_whatever_the_batches(tmp_path):
     rows = [{"id": str(n), "source": "s", "messages": [{"role": "user", "content": "q"}]} for n in range(21000)]
     spool = tmp_path / "spool.arrow"
@@ -389,35 +281,6 @@ def test_parts_have_even_row_groups_whatever_the_batches(tmp_path):
     assert train.read(["id"])["id"].to_pylist() == [str(n) for n in range(21000) if n % 5]
     assert held.read(["id"])["id"].to_pylist() == [str(n) for n in range(0, 21000, 5)]
     assert [train.metadata.row_group(group).num_rows for group in range(train.num_row_groups)] == [8192, 8192, 416]
-
-
-def test_nothing_is_left(tmp_path):
-    assert (
-        failure(tmp_path, []).message == "the sources hold no example: 0 rows read, 0 malformed, 0 left out by weights"
-    )
-    assert failure(tmp_path, [pair("q", "")], max_rejected=1).message.startswith("the sources hold no example: 1 rows")
-    assert failure(tmp_path, [pair("q", "a", held_out=True)]).message == (
-        "all 1 examples are held out; none is left to train on"
-    )
-    with pytest.raises(DataError, match="there is no such file or folder"):
-        run(tmp_path, [str(tmp_path / "missing.json")])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no data file below it"):
-        run(tmp_path, [str(tmp_path / "empty")])
-    with pytest.raises(DataError, match="the scheme `gs` is not known"):
-        run(tmp_path, ["gs://bucket/x.json"])
-
-
-def test_broken_unicode_costs_one_row(tmp_path):
-    rows = [
-        '{"prompt": "half \\ud83d", "completion": "a"}',
-        '{"prompt": "q", "completion": "a", "topic": "\\udc00"}',
-        '{"prompt": "q", "completion": "a", "group": "\\udc00"}',
-        pair("whole \U0001f600", "a"),
-    ]
-    ledger, train, _, out = run(tmp_path, [write_lines(tmp_path / "a.jsonl", rows)], max_rejected=0.9)
-    assert (ledger.rejected, train[0].messages[0][1]) == (3, "whole \U0001f600")
-    assert "half of a surrogate pair" in (out / "rejected.jsonl").read_text()
 
 
 def test_the_result_does_not_depend_on_the_processes(tmp_path, monkeypatch, caplog):

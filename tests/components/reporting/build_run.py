@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.common.curriculum import MAIN, PhasePlan, expand, find_plan
+from components.common.curriculum import MAIN, Curriculum, PhasePlan, expand, find_plan
 from components.common.digests import digest
 from components.common.examples import write_rows
 from components.common.phase_data import preparing_places
@@ -142,6 +142,36 @@ class _Writer:
         info = {"curriculum": curriculum, "index": index, "seed": seed, "model_key": model_key, "examples": 340}
         self.write(step, "evaluations", key, 3.4, info | {"metrics": metrics_of(table, self.verifiable)})
 
+    def prepare(self, spec: Spec, source: str) -> None:
+        """What comes before training: the data from this source, their scores, splits, and the phases' own data."""
+        told = {"format": "messages", "why": "rows have `messages` with roles"}
+        read = {"path": source, **told, "rows": 3200, "examples": 3000, "rejected": 20}
+        info = {"ledger": LEDGER, "sources": [read], "rejected_file": "runs/night/rejected.jsonl"}
+        self.write("prepare", "prepared", "p1", 4.2, info)
+        scored = {"method": "ifd", "model": "lab", "settings": {}, "examples": 3000, "truncated": 0}
+        self.write("score", "scores", "s1", 17.5, scored | {"spearman_length": 0.31, "spearman_given": 0.64})
+        for seed in spec.all_seeds:
+            self.write(step_name("split", seed=seed), "splits", f"t{seed}", 0.9, _split_info())
+        self.evaluate(BASE, 0, spec.seed, 0.16, "basekey", 2.0)
+        for place in dict.fromkeys(preparing_places(spec).values()):
+            plan = find_plan(spec, *place)
+            about = {"name": plan.name, "method": plan.method, "curriculum": place[0], "ledger": OWN_LEDGER}
+            own = [{"path": s.path, "format": "hh", "why": "auto", "rows": 500, "examples": 450} for s in plan.data]
+            self.write(step_name("prepare", *place), "prepared", f"o{place}", 0.7, about | {"sources": own})
+
+    def train(self, curriculum: Curriculum, seed: int, final: float, loss: float | None) -> None:
+        """A curriculum's phases, on an even way to the accuracy (and the loss, where one is told) of the last one."""
+        parent, reached = "basekey", 0.0
+        for plan in curriculum.phases:
+            key = digest([plan.curriculum, plan.index, seed])
+            share = plan.index / len(curriculum.phases)
+            step = step_name("train", plan.curriculum, plan.index, seed)
+            self.write(step, "phases", key, 12.5, _train_info(plan, seed, parent, reached), plan.index == 2)
+            _show(self.store / "phases" / key, plan.method)
+            accuracy = 0.16 + (final - 0.16) * share
+            self.evaluate(plan.curriculum, plan.index, seed, accuracy, key, loss if share == 1 else None)
+            parent, reached = key, final
+
 
 def _train_info(plan: PhasePlan, seed: int, parent: str, reached: float) -> dict[str, Any]:
     portions = plan.portions[plan.chunk :][:1] if plan.arrangement == "chunk" else plan.portions
@@ -268,45 +298,9 @@ def build_run(
         "machine": {"platform": "Linux", "cpu": "x86-64", "cores": 2, "memory_gib": 8.0, "gpus": []},
     }
     writer.records.open(RunInfo(**(fields | (info or {}))))
-    sources = [
-        {
-            "path": source,
-            "format": "messages",
-            "why": "rows have `messages` with roles",
-            "rows": 3200,
-            "examples": 3000,
-            "rejected": 20,
-        }
-    ]
-    writer.write(
-        "prepare",
-        "prepared",
-        "p1",
-        4.2,
-        {"ledger": LEDGER, "sources": sources, "rejected_file": "runs/night/rejected.jsonl"},
-    )
-    scored = {"method": "ifd", "model": "lab", "settings": {}, "examples": 3000, "truncated": 0}
-    writer.write("score", "scores", "s1", 17.5, scored | {"spearman_length": 0.31, "spearman_given": 0.64})
-    for seed in spec.all_seeds:
-        writer.write(step_name("split", seed=seed), "splits", f"t{seed}", 0.9, _split_info())
-    writer.evaluate(BASE, 0, spec.seed, 0.16, "basekey", 2.0)
-    for place in dict.fromkeys(preparing_places(spec).values()):
-        plan = find_plan(spec, *place)
-        about = {"name": plan.name, "method": plan.method, "curriculum": place[0], "ledger": OWN_LEDGER}
-        read = [{"path": s.path, "format": "hh", "why": "auto", "rows": 500, "examples": 450} for s in plan.data]
-        writer.write(step_name("prepare", *place), "prepared", f"o{place}", 0.7, about | {"sources": read})
+    writer.prepare(spec, source)
     for seed in spec.all_seeds:
         for curriculum in expand(spec, seed):
-            parent, reached = "basekey", 0.0
-            for plan in curriculum.phases:
-                key = digest([plan.curriculum, plan.index, seed])
-                share = plan.index / len(curriculum.phases)
-                step = step_name("train", plan.curriculum, plan.index, seed)
-                writer.write(step, "phases", key, 12.5, _train_info(plan, seed, parent, reached), plan.index == 2)
-                _show(writer.store / "phases" / key, plan.method)
-                reached = final.get(curriculum.name, 0.6) + (by_seed or {}).get(seed, 0.0)
-                accuracy = 0.16 + (reached - 0.16) * share
-                loss = losses.get(curriculum.name) if losses and share == 1 else None
-                writer.evaluate(plan.curriculum, plan.index, seed, accuracy, key, loss)
-                parent = key
+            reached = final.get(curriculum.name, 0.6) + (by_seed or {}).get(seed, 0.0)
+            writer.train(curriculum, seed, reached, (losses or {}).get(curriculum.name))
     return writer.records

@@ -11,6 +11,7 @@ from components.reporting.comparisons import compare
 from components.reporting.report import write_report
 from components.reporting.results import load_results
 from components.reporting.verdict import verdict
+from tests.components.reporting import build_run as runs
 
 PAIRS = {"method": "dpo", "data": [{"path": "lab://preferences?count=500"}]}
 PROMPTS = {"name": "rl", "method": "grpo", "steps": 8, "data": [{"path": "lab://instructions?families=pipeline"}]}
@@ -18,7 +19,7 @@ EXAMPLES = 300  # three tiers of a hundred; the slice is a test of its own
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, runs):
+def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("methods")
     spec = runs.spec_of(curriculum={"then": [PAIRS, PROMPTS]}, controls=["one_off"])
     summary = write_report(runs.build_run(folder, spec=spec), folder / "out")
@@ -65,7 +66,7 @@ def test_the_verdict_says_what_the_later_phases_changed(finished):
     assert "Tier-1" not in summary["verdict"]
 
 
-def test_an_interval_that_holds_zero_shows_no_difference(tmp_path, runs):
+def test_an_interval_that_holds_zero_shows_no_difference(tmp_path):
     spec = runs.spec_of(curriculum={"then": [PROMPTS]}, controls=[])
     results = load_results(runs.build_run(tmp_path, spec=spec, final={MAIN: 0.17}))
     assert "after (no difference shown, difference" in verdict(results, compare(results))
@@ -83,7 +84,7 @@ def test_data_of_the_phases_own_are_in_the_report(finished):
     assert ">409<" in page  # 450 examples, of which 41 are left out
 
 
-def test_a_missing_preparation_is_named(tmp_path, runs):
+def test_a_missing_preparation_is_named(tmp_path):
     spec = runs.spec_of(curriculum={"then": [PAIRS]}, controls=[])
     results = load_results(runs.build_run(tmp_path, spec=spec, missing={"prepare.main.4.s17"}))
     assert results.missing == ("prepare.main.4.s17",)
@@ -100,7 +101,7 @@ def test_rollouts_and_pairs_are_shown_and_escaped(finished):
     assert "<script" not in page
 
 
-def test_each_method_has_its_own_panel(finished, runs, tmp_path):
+def test_each_method_has_its_own_panel(finished, tmp_path):
     from components.reporting.learning_plot import learning_figure
     from components.reporting.plot_style import WIDE, drawing
 
@@ -115,7 +116,7 @@ def test_each_method_has_its_own_panel(finished, runs, tmp_path):
     assert ends[2][1] - ends[2][0] >= 8  # the eight steps of GRPO, of main and of the control
 
 
-def test_several_seeds(tmp_path, runs):
+def test_several_seeds(tmp_path):
     spec = runs.spec_of(curriculum={"then": [PAIRS]}, controls=[], seeds=[1, 2])
     change = next(each for each in compare(load_results(runs.build_run(tmp_path, spec=spec))).changes if each.plan.data)
     assert (change.plan.name, change.part, change.seeds, change.n) == ("dpo", "", 2, EXAMPLES)

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from components.reporting.report import write_report
 from components.reporting.table import results_table
+from tests.components.reporting import build_run as runs
 
 PHASE = {
     "name", "curriculum", "index", "method", "key", "parent_key", "tier", "examples", "tokens", "steps", "seconds",
@@ -15,7 +16,7 @@ PLOTS = ["controls", "difficulty", "learning", "phases-accuracy", "phases-loss",
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, runs):
+def finished(tmp_path_factory):
     """A plain run's summary and the folder with its report."""
     folder = tmp_path_factory.mktemp("plain")
     return write_report(runs.build_run(folder), folder / "out"), folder / "out"
@@ -99,7 +100,7 @@ def test_the_page_shows_its_sections_in_order(finished):
     assert "with the difficulty given in the data: +0.64." in html
 
 
-def test_data_is_escaped(tmp_path, runs):
+def test_data_is_escaped(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -123,7 +124,7 @@ def test_data_is_escaped(tmp_path, runs):
     assert "<script>" in screen(summary)
 
 
-def test_secrets_in_urls_stay_out(tmp_path, runs):
+def test_secrets_in_urls_stay_out(tmp_path):
     info = {"mlflow": {"uri": "http://ann:hunter2@tracking:5000", "run_id": "1"}}
     spec = runs.spec_of(controls=[], tracking={"uri": "http://ann:hunter2@tracking:5000"})
     summary = write_report(runs.build_run(tmp_path, spec=spec, info=info), tmp_path / "out")
@@ -131,7 +132,7 @@ def test_secrets_in_urls_stay_out(tmp_path, runs):
     assert "hunter2" not in (tmp_path / "out/report.html").read_text()
 
 
-def test_a_run_that_did_nothing_is_still_reported(tmp_path, runs):
+def test_a_run_that_did_nothing_is_still_reported(tmp_path):
     everything = {"prepare", "score", "split.s17", "evaluate.base"}
     for name, count in (("main", 3), ("one_off", 1), ("random_tiers", 3)):
         everything |= {f"{stage}.{name}.{i}.s17" for stage in ("train", "evaluate") for i in range(1, count + 1)}
@@ -144,7 +145,7 @@ def test_a_run_that_did_nothing_is_still_reported(tmp_path, runs):
     assert "base" in screen(summary)
 
 
-def test_several_seeds(tmp_path, runs):
+def test_several_seeds(tmp_path):
     spec = runs.spec_of(seeds=[1, 2], controls=["one_off"])
     summary = write_report(runs.build_run(tmp_path, spec=spec, by_seed={1: 0.02, 2: -0.02}), tmp_path / "out")
     assert [(phase["seed"], phase["index"]) for phase in summary["phases"]] == [
@@ -157,14 +158,14 @@ def test_several_seeds(tmp_path, runs):
     assert "main, 2 seeds" in screen(summary)
 
 
-def test_a_second_report_has_the_same_plots(finished, tmp_path, runs):
+def test_a_second_report_has_the_same_plots(finished, tmp_path):
     _, out = finished
     write_report(runs.build_run(tmp_path), tmp_path / "out")
     for name in PLOTS:
         assert (tmp_path / "out/plots" / f"{name}.png").read_bytes() == (out / "plots" / f"{name}.png").read_bytes()
 
 
-def test_the_time_before_the_report_counts_as_overhead(tmp_path, runs):
+def test_the_time_before_the_report_counts_as_overhead(tmp_path):
     import time
 
     summary = write_report(runs.build_run(tmp_path), tmp_path / "out", started=time.time() - 5)

@@ -26,6 +26,7 @@ from components.common.spec_phases import DpoSettings
 from components.training import dpo, state
 from components.training.fit import fit
 from components.training.ordered import Conduct
+from tests.components import tiny_models as tiny
 
 LAB = model_folder("lab")
 LORA = {"model": {"path": "lab", "adapter": {"rank": 4, "alpha": 8}}}
@@ -231,7 +232,7 @@ def test_the_adapter_has_its_dropout_and_the_reference_has_none(make_job, dpo_jo
     assert found[1][1] > 1e-3
 
 
-def test_the_model_s_own_dropout_stays_off(tiny):
+def test_the_model_s_own_dropout_stays_off():
     model = get_peft_model(tiny.gpt2(), LoraConfig(lora_dropout=0.3, target_modules=["c_attn"], fan_in_fan_out=True))
     dpo._switch_off_dropout(model)
     rates = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}

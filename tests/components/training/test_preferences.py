@@ -20,17 +20,18 @@ from components.common.verifiers import verify
 from components.training import dpo
 from components.training.fit import fit
 from components.training.preferences import TokenizedPairs, tokenize_pairs
+from tests.components import tiny_models as tiny
 
 TALK = (("user", "u"), ("assistant", "a"), ("user", "v"))
 
 
 @pytest.fixture
-def model(tiny: Any) -> Any:
+def model() -> Any:
     return tiny.gpt2(context=128, spread=0.5)
 
 
 @pytest.fixture
-def tokenizer(tiny: Any) -> Any:
+def tokenizer() -> Any:
     return tiny.chatml_tokenizer()
 
 

@@ -4,6 +4,7 @@ import pytest
 from components.common.errors import DataError
 from components.common.examples import Example, write_rows
 from components.training.tokens import tokenize
+from tests.components import tiny_models as tiny
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def files(tmp_path):
 
 
 @pytest.fixture
-def tokenizer(tiny):
+def tokenizer():
     return tiny.chatml_tokenizer()
 
 

@@ -1,0 +1,83 @@
+"""A step that is told to stop while its RayJob works: by the cluster, by the run's end, or at a laptop."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from components.common.errand import run_errand
+from tests.kubernetes_api import kuberay as rayjobs
+from tests.kubernetes_api.kuberay import FIRST
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def stop_when(kubernetes_api):
+    """`stop_when(there, number)`: send this process a signal when something is there, unless the test has ended."""
+    ended = threading.Event()
+    kubernetes_api.watch_seconds = 0.5  # a signal just before a read is seen at its end
+
+    def begin(there, number: int) -> None:
+        def wait() -> None:
+            while not there():
+                if ended.wait(0.01):
+                    return
+            os.kill(os.getpid(), number)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    yield begin
+    ended.set()
+
+
+def waits(server):
+    """Whether a step waits: it watches its RayJob."""
+    return lambda: any(query.get("watch") for _, _, query in server.requests)
+
+
+def test_an_evicted_pod_leaves_its_rayjob(kuberay, spec, monkeypatch, stop_when) -> None:
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r1")
+    stop_when(waits(kuberay.server), signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run_errand(rayjobs.errand_of(), spec)
+    assert stop.value.code == 143
+    assert kuberay.server.names("rayjobs") == [FIRST]
+    again = kuberay.send(spec)
+    kuberay.start(FIRST)
+    kuberay.succeed(FIRST)
+    assert again.result(30).ours
+    assert len(kuberay.server.asked("POST")) == 1
+
+
+@pytest.mark.parametrize("ending", [{"shutdown": "Terminate"}, {"activeDeadlineSeconds": 0}])
+def test_a_run_that_is_being_ended_takes_its_rayjob_along(kuberay, spec, monkeypatch, ending, stop_when) -> None:
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r1")
+    kuberay.server.change("workflows", "wf-r1", {"spec": ending})
+    stop_when(waits(kuberay.server), signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        run_errand(rayjobs.errand_of(), spec)
+    assert kuberay.server.names("rayjobs") == []
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_laptop_that_stops_leaves_nothing(kuberay, spec, number, error, stop_when) -> None:
+    stop_when(waits(kuberay.server), number)
+    with pytest.raises(error):
+        run_errand(rayjobs.errand_of(), spec)
+    assert kuberay.server.names("rayjobs") == []
+
+
+def test_a_laptop_that_stops_leaves_what_others_wait_for(kuberay, spec, stop_when) -> None:
+    other = kuberay.send(spec, rayjobs.errand_of("other"))
+    kuberay.made(FIRST)
+    rayjobs.until(waits(kuberay.server))
+    seen = len(kuberay.server.requests)
+    stop_when(lambda: any(query.get("watch") for _, _, query in kuberay.server.requests[seen:]), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_errand(rayjobs.errand_of("ours"), spec)
+    assert len(rayjobs.claims(kuberay.server.get("rayjobs", FIRST))) == 1
+    kuberay.start(FIRST)
+    kuberay.succeed(FIRST)
+    assert other.result(30).ours
