@@ -93,7 +93,7 @@ def contest(
     bounds = [_bounds(draws, len(sizes), confidence, shares) for draws in drawn.T]
     others = {
         place: _compare(candidates[leader], candidates[place], weights, clusters, confidence, resamples, seed)
-        for place in set(range(len(candidates))) - {leader}
+        for place in sorted(set(range(len(candidates))) - {leader})
     }
     hardest = max(others, key=lambda place: others[place].p, default=None)
     return Contest(
