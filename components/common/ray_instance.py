@@ -87,11 +87,16 @@ def start() -> str:
 
 
 def _ray() -> Any:
-    """Ray, told that it is alone also where it was imported before its variables were set."""
+    """Ray, told that it is alone also where it was imported before its variables were set, and that nobody looks on.
+
+    The agent of Ray's dashboard, which every node has, serves jobs and logs over HTTP where `ray[default]` is
+    installed. That is for clusters; here it would be a server more, and seconds at each start.
+    """
     import ray
-    from ray._private import ray_constants
+    from ray._private import ray_constants, utils
 
     ray_constants.ENABLE_RAY_CLUSTER = False
+    utils.get_dashboard_dependency_error = lambda: ImportError("Ray on one machine has no dashboard")
     return ray
 
 

@@ -278,6 +278,10 @@ def test_ray_listens_on_loopback_only_and_nothing_outlives_a_killed_driver(insid
     names = [process.name() for process in descendants]
     assert int(file.read_text()) in {process.pid for process in descendants}
     assert (names.count("gcs_server"), names.count("raylet")) == (1, 1)
+    # Without `--minimal` it would serve jobs and logs over HTTP.
+    commands = [one.as_dict(["cmdline"])["cmdline"] or [] for one in descendants]
+    [agent] = [part for one in commands for part in one if part.startswith("--dashboard_agent_command=")]
+    assert "--minimal" in agent
     listening = [
         connection.laddr.ip.removeprefix("::ffff:")  # an IPv4 address on a socket for both
         for process in descendants
