@@ -5,8 +5,10 @@ It knows the instructions that ours uses, and no heredocs.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -131,15 +133,30 @@ class Replay:
 
     def run(self, name: str) -> None:
         """Replay one stage."""
-        arguments = dict(self.file.arguments)
+        arguments = dict(self.file.arguments) | self._inherited(name)
         for item in self.file.stages[name].instructions:
             if item.keyword == "ARG":
                 key, _, default = item.text.partition("=")
                 arguments[key] = default
+            elif item.keyword == "ENV":
+                arguments |= self._variables(item.text)
             elif item.keyword == "COPY":
                 self._copy(item)
             elif item.keyword == "RUN":
                 self._run(item.text, arguments)
+
+    def _inherited(self, name: str) -> dict[str, str]:
+        """The variables of the stages that a stage begins with."""
+        parent = self.file.stages.get(self.file.stages[name].parent)
+        if parent is None:
+            return {}
+        own = [self._variables(item.text) for item in parent.instructions if item.keyword == "ENV"]
+        return functools.reduce(dict.__or__, own, self._inherited(parent.name))
+
+    def _variables(self, text: str) -> dict[str, str]:
+        """The variables that name places of the replay, PATH for one; others are about the image."""
+        pairs = [part.partition("=")[::2] for part in shlex.split(text.replace("\\\n", " "))]
+        return {name: os.path.expandvars(self.here(value)) for name, value in pairs if self.place.search(value)}
 
     def _run(self, text: str, arguments: dict[str, str]) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
