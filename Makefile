@@ -72,7 +72,7 @@ test: check  ## The checks, the unit tests and the integration tests
 	@$(PYTHON) tests/streams.py "not proof" tests/integration
 
 proofs: setup  ## The long proofs: chaos, studies, real servers
-	@$(PYTHON) tests/streams.py proof tests/chaos
+	@$(PYTHON) tests/streams.py proof tests/chaos tests/integration/test_sweep*.py
 
 bench: setup  ## Measure speed and memory, one benchmark after another
 	@for file in tests/benchmarks/*.py; do echo "== $$file"; $(PYTHON) $$file || exit 1; done

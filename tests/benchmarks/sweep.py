@@ -226,8 +226,17 @@ def compared(name: str, place: Path, rows: int, space: dict[str, Any]) -> dict[s
         "plain_seconds": plainly,
         "again_seconds": again,
         "pieces_seconds": results["slot_seconds"],
+        "work_seconds": work_seconds(ours / "store"),
         "ratios": ratios(ours / "store"),
     }
+
+
+def work_seconds(store: Path) -> float:
+    """Seconds of training and evaluating alone: without the starts of processes, and without waiting."""
+    files = [path for path in store.glob("runs/*/*.json") if path.name != "run.json"]
+    records = [json.loads(path.read_text()) for path in files]
+    made = [one for one in records if one["kind"] in ("phases", "evaluations") and not one["reused"]]
+    return sum(one["seconds"] - one["overhead_seconds"] for one in made)
 
 
 def ratios(store: Path) -> list[float]:
@@ -276,9 +285,10 @@ def show(one: dict[str, Any]) -> None:
     ratio = one["seconds"] / one["plain_seconds"]
     print(f"  sweep {one['seconds']:.1f} s, plain {one['plain_seconds']:.1f} s: {ratio:.3f} (limit {limit:.2f})")
     print(f"  once more: {one['again_seconds']:.1f} s (limit 20), {one['trained_again']} trained")
-    shared = one["pieces_seconds"] / SLOTS
+    shared, work = one["pieces_seconds"] / SLOTS, one["work_seconds"] / SLOTS
     print(
-        f"  the pieces' own time on {SLOTS} slots {shared:.1f} s: overhead {one['seconds'] / shared:.3f} (limit 1.25)"
+        f"  the steps' time on {SLOTS} slots {shared:.1f} s: overhead {one['seconds'] / shared:.3f} (limit 1.25); "
+        f"training and evaluating alone {work:.1f} s: {one['seconds'] / work:.3f}"
     )
 
 

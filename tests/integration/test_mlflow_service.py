@@ -349,3 +349,27 @@ def test_a_compiled_pipeline_with_its_store_in_s3(mlflow, s3, place, _user):
         model.tags["phasetune.uri"].partition("/phases/")[0] for model in client.search_logged_models([experiment])
     } == {f"s3://{servers.BUCKET}/store"}
     assert not [key for key in s3.sizes("mlflow/") if key.endswith(".safetensors")]
+
+
+def test_a_sweep_is_a_tree_of_runs(mlflow, postgres, s3, place, _user):
+    place.spec({"tracking": {"uri": mlflow.uri, "experiment": "sweeps"}}, "base")
+    space = {"splitting.tiers": [1, 2], "curriculum.order": "permutations"}
+    (place.folder / "sweep.yaml").write_text(json.dumps({"name": "orders", "base": "base.yaml", "space": space}))
+    said = place.run("sweep", "sweep.yaml")
+    assert "warning" not in said.stdout + said.stderr
+    written = json.loads((place.folder / "runs" / "orders" / "sweep.json").read_text())
+    rows = postgres.query(
+        "SELECT run_uuid, experiment_id, status, "
+        "(SELECT value FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = 'mlflow.parentRunId') "
+        "FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = 'sweeps'"
+    )
+    assert {status for _, _, status, _ in rows} == {"FINISHED"}
+    [(sweep, experiment)] = [(run, number) for run, number, _, parent in rows if parent is None]
+    trials = [run for run, _, _, parent in rows if parent == sweep]
+    phases = [run for run, _, _, parent in rows if parent in trials]
+    assert (len(trials), len(phases)) == (3, written["phases_trained"]) == (3, 5)
+    params = postgres.query("SELECT run_uuid, value FROM params WHERE key = 'order'")
+    assert sorted(value for run, value in params if run in trials) == ["1", "1-2", "2-1"]
+    artifacts = s3.sizes(f"mlflow/{experiment}/{sweep}/artifacts/")
+    page = place.folder / "runs" / "orders" / "sweep.html"
+    assert [size for name, size in artifacts.items() if name.endswith("/sweep.html")] == [page.stat().st_size]
