@@ -194,6 +194,7 @@ def _follow(
     sweeping: Sweeping, run: SweepRun, trials: list[Trial], tuning: Tuning, starting: threading.Thread, gradual: bool
 ) -> None:
     watchers: dict[str, tuple[Trial, int]] = {}
+    told_at = -1
     while True:
         busy = run.step()
         if starting.is_alive():
@@ -209,10 +210,12 @@ def _follow(
                 trial = trials[asked.config["trial"]["number"]]
             else:
                 trial = _propose(sweeping, proposed)
-            watchers[asked.watcher] = (trial, asked.seen)
+            watchers[asked.watcher], told_at = (trial, asked.seen), -1
             run.ask(trial, asked.seen + 1 if gradual else None)
-        for watcher, (trial, seen) in watchers.items():
-            tuning.tell(watcher, *_told(sweeping, run, trial, seen, gradual))
+        if told_at != run.changes:  # to look through the store again and again would take time from the training
+            told_at = run.changes
+            for watcher, (trial, seen) in watchers.items():
+                tuning.tell(watcher, *_told(sweeping, run, trial, seen, gradual))
         for watcher in tuning.left():
             trial, _ = watchers.pop(watcher)
             if trial.same is None and run.state(trial) == "running":

@@ -75,6 +75,8 @@ class SweepRun:
         self.chains = Chains(store, every)
         self.planner = Planner(Stored(store, self.chains.carried))
         self.trained: dict[str, float] = {}
+        self.changes = 0
+        """Grows whenever a trial may have come to something new."""
         self.slot_seconds = 0.0
         self._slots = slots
         self._on_event = on_event
@@ -162,6 +164,7 @@ class SweepRun:
     def stop(self, trial: Trial) -> None:
         """A trial is not wanted any more."""
         trial.stopped = True
+        self.changes += 1
         if trial.place is not None:
             self.planner.stop(trial.place)
 
@@ -197,6 +200,7 @@ class SweepRun:
 
     def _take(self, outcome: Outcome) -> None:
         key, planner = outcome.task.work.key, self.planner
+        self.changes += 1
         trial = self._tasks[key][1]
         self.slot_seconds += outcome.seconds
         if outcome.error is None:

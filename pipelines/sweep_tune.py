@@ -7,6 +7,8 @@ are, while trials share every phase they have in common.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -28,7 +30,8 @@ OBJECTIVE = "objective"
 TOKENS = "tokens"
 _WATCHERS = 4
 """Trials that Tune watches at the same time where it does not propose them: they only look on."""
-_POLL = 0.2
+_WAIT = 30.0
+"""Seconds that a watcher waits for news before it asks whether there are any."""
 _HEAD = "node:__internal_head__"
 """A resource that the head has 1 of: watchers are beside the driver, where Tune's files are, and take no core from the
 work, which may need every core of a node."""
@@ -39,30 +42,40 @@ _FAILURES = 3
 
 
 class Board:
-    """What watchers ask and what they are told; an actor of Ray, as the two sides are different processes."""
+    """What watchers ask and what they are told; an actor of Ray, as the two sides are different processes.
+
+    Watchers wait here for their news rather than asking again and again: many that ask take time from the training.
+    """
 
     def __init__(self) -> None:
         self._asked: list[tuple[str, dict[str, Any], int]] = []
         self._reports: dict[str, list[dict[str, float]]] = {}
         self._ended: set[str] = set()
+        self._news: dict[str, asyncio.Event] = {}
 
-    def ask(self, watcher: str, config: dict[str, Any], seen: int) -> None:
+    async def ask(self, watcher: str, config: dict[str, Any], seen: int) -> None:
         """A watcher has begun, or wants more than the reports it has seen."""
         self._asked.append((watcher, config, seen))
 
-    def take(self) -> list[tuple[str, dict[str, Any], int]]:
+    async def take(self) -> list[tuple[str, dict[str, Any], int]]:
         """What was asked since this was last called."""
         asked, self._asked = self._asked, []
         return asked
 
-    def tell(self, watcher: str, reports: list[dict[str, float]], ended: bool) -> None:
+    async def tell(self, watcher: str, reports: list[dict[str, float]], ended: bool) -> None:
         """All that a watcher can be told by now, and whether there will be no more."""
         self._reports[watcher] = reports
         if ended:
             self._ended.add(watcher)
+        self._news.setdefault(watcher, asyncio.Event()).set()
 
-    def read(self, watcher: str, seen: int) -> tuple[list[dict[str, float]], bool]:
-        """The reports after those seen, and whether there will be no more."""
+    async def read(self, watcher: str, seen: int) -> tuple[list[dict[str, float]], bool]:
+        """The reports after those seen, and whether there will be no more; waits a while for either."""
+        news = self._news.setdefault(watcher, asyncio.Event())
+        if not self._reports.get(watcher, [])[seen:] and watcher not in self._ended:
+            news.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), _WAIT)
         return self._reports.get(watcher, [])[seen:], watcher in self._ended
 
 
@@ -82,7 +95,6 @@ def watch(config: dict[str, Any]) -> None:
             ray.get(board.ask.remote(watcher, config, seen))
         if ended and not reports:
             return  # a trial that failed has reported nothing, or less than it should
-        time.sleep(_POLL)
 
 
 @dataclass(slots=True)

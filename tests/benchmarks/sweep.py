@@ -1,6 +1,6 @@
 """Sweeps that share phases, against plain Ray Tune sweeps of the same trials that share none.
 
-`python tests/benchmarks/sweep.py [--rows 600] [--small] [--only orders]`. Two sweeps on the lab's model:
+`python tests/benchmarks/sweep.py [--rows 3000] [--small] [--only orders]`. Two sweeps on the lab's model:
 
 - `orders`: all orders of 1, 2, 3 and 4 tiers: 33 trials, 119 phases asked for, 84 distinct;
 - `followed`: the 6 orders of 3 tiers, each followed by a fourth phase in 8 variants: 48 trials, 192 phases asked for,
@@ -42,7 +42,7 @@ def base(rows: int, store: Path) -> dict[str, Any]:
         "scoring": {"method": "column"},
         "splitting": {"tiers": 3, "cut": "tokens"},
         "curriculum": {"sft": {"epochs": 1, "learning_rate": 1.0e-3, "batch_size": 8, "max_length": 256}},
-        "evaluation": {"max_new_tokens": 4, "resamples": 100},
+        "evaluation": {"max_new_tokens": 4, "max_examples": 60, "resamples": 100},
         "tracking": {"enabled": False},
         "compute": {"threads": 1},
         "store": str(store),
@@ -59,7 +59,7 @@ def spaces(small: bool) -> dict[str, dict[str, Any]]:
         FOLLOWED: {
             "splitting.tiers": [tiers],
             "curriculum.order": orders,
-            "curriculum.then": [[{"method": "sft", "tiers": [1], "learning_rate": rate}] for rate in rates],
+            "curriculum.then": [[{"method": "sft", "tiers": [tiers - 1], "learning_rate": rate}] for rate in rates],
         },
     }
 
@@ -249,7 +249,7 @@ def ratios(store: Path) -> list[float]:
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=600)
+    parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--small", action="store_true", help="few trials, 60 rows: does it work?")
     parser.add_argument("--only", choices=["orders", FOLLOWED])
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)

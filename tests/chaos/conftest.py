@@ -126,6 +126,7 @@ def _calm_sweeps(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], An
             made[kind] = sweep_places.SweepPlace(Place(tmp_path_factory.mktemp(f"calm-{kind}")))
             made[kind].write(kind)
             made[kind].finish()
+            made[kind].place.nothing_unfinished()
         return made[kind]
 
     return make

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from types import SimpleNamespace
 
 import pytest
 
+from pipelines import sweep_tune
 from pipelines.sweep_rungs import per_tiers
 from pipelines.sweep_spec import SweepSpec
 from pipelines.sweep_suggest import orders_of, point, suggester
@@ -130,18 +132,35 @@ def test_trials_that_tune_proposed_are_grouped_too():
     assert scheduler.debug_string().startswith("4 tiers: ")
 
 
-def test_a_watcher_is_told_what_it_has_not_seen_and_when_there_is_no_more():
-    board = Board()
-    board.ask("w", {"trial": {"number": 3}}, 0)
-    assert board.take() == [("w", {"trial": {"number": 3}}, 0)]
-    assert board.take() == []
-    assert board.read("w", 0) == ([], False)
-    board.tell("w", [{OBJECTIVE: 0.5}], False)
-    assert board.read("w", 0) == ([{OBJECTIVE: 0.5}], False)
-    assert board.read("w", 1) == ([], False)
-    board.tell("w", [{OBJECTIVE: 0.5}, {OBJECTIVE: 0.6}], True)
-    assert board.read("w", 1) == ([{OBJECTIVE: 0.6}], True)
-    assert board.read("other", 0) == ([], False)
+def test_a_watcher_is_told_what_it_has_not_seen_and_when_there_is_no_more(monkeypatch):
+    monkeypatch.setattr(sweep_tune, "_WAIT", 0.05)
+
+    async def told():
+        board = Board()
+        await board.ask("w", {"trial": {"number": 3}}, 0)
+        assert await board.take() == [("w", {"trial": {"number": 3}}, 0)]
+        assert await board.take() == []
+        assert await board.read("w", 0) == ([], False)
+        await board.tell("w", [{OBJECTIVE: 0.5}], False)
+        assert await board.read("w", 0) == ([{OBJECTIVE: 0.5}], False)
+        assert await board.read("w", 1) == ([], False)
+        await board.tell("w", [{OBJECTIVE: 0.5}, {OBJECTIVE: 0.6}], True)
+        assert await board.read("w", 1) == ([{OBJECTIVE: 0.6}], True)
+        assert await board.read("other", 0) == ([], False)
+
+    asyncio.run(told())
+
+
+def test_a_watcher_hears_of_news_while_it_waits():
+    async def told():
+        board = Board()
+        waiting = asyncio.ensure_future(board.read("w", 0))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await board.tell("w", [{OBJECTIVE: 0.5}], True)
+        assert await asyncio.wait_for(waiting, 5) == ([{OBJECTIVE: 0.5}], True)
+
+    asyncio.run(told())
 
 
 def test_a_trial_that_was_known_before_was_not_proposed():
