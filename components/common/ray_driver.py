@@ -27,6 +27,8 @@ from components.common.session import resolve
 from components.common.spec import Spec
 from components.common.store_entries import Kind
 
+_ONE_PROCESS: tuple[Kind, ...] = ("phases", "optimizers", "evaluations")
+"""The kinds of results that one process may make with a GPU of its own."""
 _STOPPED = 143
 """The exit code of what was asked to stop."""
 
@@ -40,7 +42,7 @@ def main() -> int:
         errand = Errand.decoded(os.environ.pop(ERRAND, ""))
         print(f"{errand.step}: making {errand.kind}/{errand.key} for the run {errand.run}", flush=True)
         began = time.time()
-        if needs_gpu(errand.kind, joined(RunInfo.from_json(errand.arguments["context"])).parsed()):
+        if _needs_gpu(errand):
             in_task(perform, errand)
         else:
             perform(errand)
@@ -71,6 +73,12 @@ def _failed(error: BaseException) -> int:
 
 def _leave(number: int, frame: object) -> None:
     raise SystemExit(_STOPPED)
+
+
+def _needs_gpu(errand: Errand) -> bool:
+    if errand.kind not in _ONE_PROCESS:  # what the others are about is not read here
+        return False
+    return needs_gpu(errand.kind, joined(RunInfo.from_json(errand.arguments["context"])).parsed())
 
 
 def needs_gpu(kind: Kind, spec: Spec) -> bool:
