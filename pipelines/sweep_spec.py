@@ -97,7 +97,7 @@ class StopSpec(Strict):
 class ObjectiveSpec(Strict):
     """What decides."""
 
-    metric: Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z_]+$")] = "verifiable.accuracy"
+    metric: str = "verifiable.accuracy"
     """A metric of the evaluation: `verifiable.accuracy` or `loss.nats_per_token`."""
     mode: Literal["max", "min"] = "max"
     """Whether more or less is better."""

@@ -95,6 +95,7 @@ def test_listed_orders_go_with_their_number_of_tiers(written):
         ({"model.path": "permutations"}, {}, {}, "are for curriculum.order alone"),
         ({"splitting.tiers": [2, 3]}, {"splitting": {"tiers": 2, "cut": "thresholds", "thresholds": [1]}}, {}, "fixed"),
         ({"splitting.tiers": [2]}, {}, {"objective": {"metric": "verifiable.acuracy"}}, "verifiable.accuracy"),
+        ({"splitting.tiers": [2]}, {}, {"objective": {"metric": "acuracy"}}, "verifiable.accuracy"),
         ({"splitting.tiers": [2]}, {"evaluation": {"suites": ["loss"]}}, {}, "loss.nats_per_token"),
         ({"splitting.tiers": [2]}, {"seeds": [1, 2]}, {}, "search.seeds"),
         ({"splitting.tiers": [4], "curriculum.order": "permutations"}, {}, {"search": {"trials": 23}}, "more than 23"),
