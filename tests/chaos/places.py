@@ -18,6 +18,9 @@ from typing import Any
 import psutil
 import yaml
 
+from components.common.store import Store
+from components.common.store_gc import decide, sweep
+
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
 MARK = "PHASETUNE_TEST_CHAOS"
 """Every process of a place's runs has the variable with the place's value, also when it is orphaned."""
@@ -112,14 +115,18 @@ class Place:
         """No staging folder and no checkpoint, whole or in parts, is left in the store.
 
         Args:
-            at_any_moment: Whether something was killed that may have been about to clear up after a finished phase: a
-                pointer that names nothing may be left then, which `store gc` takes.
+            at_any_moment: Whether something was killed that may have been about to clear up after a finished phase:
+                pointers without any file may be left then, and `store gc` must take them.
         """
         assert list(self.folder.rglob(".staging/*")) == []
         left = self.names("checkpoints")
-        if at_any_moment and all("pointer" in name.split("/") for name in left):
-            assert not self.checkpoints()["kept"] + self.checkpoints()["unfinished"]
-            left = []
+        if at_any_moment and left and self.bucket is None:
+            assert all("pointer" in name.split("/") for name in left), left
+            store = Store(str(self.store))
+            going = [one for one in decide(store, 1000) if one.what == "checkpoints"]
+            assert {one.reason for one in going} == {"the phase is finished"}, going
+            sweep(store, going)
+            left = self.names("checkpoints")
         assert left == [], self.checkpoints()
 
     def processes(self) -> list[psutil.Process]:
