@@ -1,7 +1,7 @@
 """The session: one process beside a run that keeps what is slow to start, so that every step need not start it.
 
 Importing torch and TRL takes seconds and a Ray instance more; a small phase takes less. The session imports once and
-forks a child for each heavy call, and starts the run's one Ray instance when the first step asks for it. It is a
+forks a child for each heavy call, whose module it imports as well, and starts the run's one Ray instance when the first step asks for it. It is a
 single-threaded server on a Unix socket in a private folder, holds the read end of a pipe whose write end the run's
 driver holds, and ends with everything it started when that pipe closes, however the driver ended.
 
@@ -49,12 +49,16 @@ _ASKING = 10.0
 """Seconds within which a request must have arrived whole."""
 
 
-def resolve(target: str) -> Callable[..., Any]:
-    """The function that `package.module:name` names, among our own packages only."""
-    module, _, name = target.partition(":")
+def _module_of(target: str) -> str:
+    module = target.partition(":")[0]
     if module.split(".")[0] not in _OURS:
         raise ValueError(f"{target} is not ours to call")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return module
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """The function that `package.module:name` names, among our own packages only."""
+    function: Callable[..., Any] = getattr(importlib.import_module(_module_of(target)), target.partition(":")[2])
     # Our modules import functions of others (`shutil.rmtree`), which are not ours by that.
     if str(getattr(function, "__module__", "")).split(".")[0] not in _OURS:
         raise ValueError(f"{target} is not ours to call")
@@ -142,21 +146,29 @@ class Session:
             elif request["op"] == "ray":
                 connection.sendall(json.dumps(self._ray_address(request["environment"], connection)).encode())
             else:
-                self._preload()
+                self._preload(request["target"])
                 self._fork_call(connection, request, descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _preload(self) -> None:
+    def _preload(self, target: str) -> None:
+        """Import once what every child would import, the module of what is called among it."""
+        before = len(sys.modules)
         if not self._preloaded:
             for name in PRELOAD:
                 importlib.import_module(name)
+            from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+            get_checkpoint_conversion_mapping("llama")  # makes the table of all architectures: a third of a second
+            self._preloaded = True
+        with contextlib.suppress(Exception):  # the child meets it again, and has somebody to tell
+            importlib.import_module(_module_of(target))
+        if len(sys.modules) > before:
             # What is imported stays: the children's garbage collection need not look at it again and again, and its
             # pages stay shared with them.
             gc.collect()
             gc.freeze()
-            self._preloaded = True
 
     def _fork_call(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
         child = os.fork()
