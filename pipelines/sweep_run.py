@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.common.checkpoints import clear_finished, unfinished
 from components.common.records import RunInfo
 from components.common.spec import Spec
 from components.common.store import Store
@@ -83,6 +84,8 @@ class SweepRun:
         self._tasks: dict[str, tuple[Task, Trial]] = {}
         self._pending: list[tuple[Trial, int | None]] = []
         self._attempts: dict[str, int] = {}
+        self._training: set[str] = set()
+        self._left = unfinished(store.objects)
         self._identities: dict[tuple[str, ...], Trial] = {}
         self._stop_at: float | None = None
         self._most_phases: int | None = None
@@ -97,6 +100,11 @@ class SweepRun:
     def spent(self) -> bool:
         """Whether the budget is spent."""
         return self._late or (self._most_phases is not None and len(self.trained) >= self._most_phases)
+
+    @property
+    def _affordable(self) -> bool:
+        """Whether one more phase is within the budget, those under way counted."""
+        return self._most_phases is None or len(self.trained.keys() | self._training) < self._most_phases
 
     @property
     def _late(self) -> bool:
@@ -124,8 +132,9 @@ class SweepRun:
         Raises:
             UserError: What every further trial would fail for as well.
         """
-        while self._slots.free and not self._late and (work := self.planner.grant(not self.spent)) is not None:
+        while self._slots.free and not self._late and (work := self.planner.grant(self._affordable)) is not None:
             task, trial = self._tasks[work.key]
+            self._training |= {work.key} if work.counted else set()
             self._on_event("begun", task, trial, 0.0)
             self._slots.start(task, self._arguments(task, trial))
         if self._slots.free == self._slots.count:
@@ -159,7 +168,12 @@ class SweepRun:
     def _add(self, trial: Trial, tasks: Sequence[Task]) -> int:
         for task in tasks:
             self._tasks.setdefault(task.work.key, (task, trial))
-        return self.planner.add([task.work for task in tasks])
+        number = self.planner.add([task.work for task in tasks])
+        for key in sorted(self._left & {task.work.key for task in tasks}):
+            if self.planner.node(key).found:  # no step looks at it any more, and its maker may have been killed
+                clear_finished(self.store.place, key, trial.info.run)
+                self._left.discard(key)
+        return number
 
     def stop(self, trial: Trial) -> None:
         """A trial is not wanted any more."""
@@ -203,6 +217,7 @@ class SweepRun:
         self.changes += 1
         trial = self._tasks[key][1]
         self.slot_seconds += outcome.seconds
+        self._training.discard(key)
         if outcome.error is None:
             if self.store.find(outcome.task.kind, key) is None:
                 raise AssertionError(f"{outcome.task.label} made another result than {outcome.task.kind}/{key}")

@@ -29,7 +29,7 @@ from pipelines.sweep_suggest import suggester
 OBJECTIVE = "objective"
 TOKENS = "tokens"
 _WATCHERS = 4
-"""Trials that Tune watches at the same time where it does not propose them: they only look on."""
+"""Trials that Tune watches at the same time where it may end some of them early, at least: it compares them."""
 _WAIT = 30.0
 """Seconds that a watcher waits for news before it asks whether there are any."""
 _HEAD = "node:__internal_head__"
@@ -44,7 +44,7 @@ _FAILURES = 3
 class Board:
     """What watchers ask and what they are told; an actor of Ray, as the two sides are different processes.
 
-    Watchers wait here for their news rather than asking again and again: many that ask take time from the training.
+    Both sides wait here for news rather than asking again and again, which would take time from the training.
     """
 
     def __init__(self) -> None:
@@ -52,13 +52,19 @@ class Board:
         self._reports: dict[str, list[dict[str, float]]] = {}
         self._ended: set[str] = set()
         self._news: dict[str, asyncio.Event] = {}
+        self._question = asyncio.Event()
 
     async def ask(self, watcher: str, config: dict[str, Any], seen: int) -> None:
         """A watcher has begun, or wants more than the reports it has seen."""
         self._asked.append((watcher, config, seen))
+        self._question.set()
 
     async def take(self) -> list[tuple[str, dict[str, Any], int]]:
-        """What was asked since this was last called."""
+        """What was asked since this was last called; waits a while for something."""
+        if not self._asked:
+            self._question.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._question.wait(), _WAIT)
         asked, self._asked = self._asked, []
         return asked
 
@@ -128,6 +134,7 @@ class Tuning:
     slots: int
     before: Sequence[dict[str, Any]] = ()
     _board: Any = None
+    _question: Any = None
     _thread: threading.Thread | None = None
     _left: list[str] = field(default_factory=list)
     _failure: list[BaseException] = field(default_factory=list)
@@ -150,7 +157,7 @@ class Tuning:
             "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed reports nothing
             "RAY_AIR_NEW_OUTPUT": "0",  # which prints a panel however quiet it shall be
         }
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(_WATCHERS, 2 * self.slots))
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self._watchers)
         connect_ray()
         import ray
 
@@ -162,12 +169,22 @@ class Tuning:
         self._thread.start()
 
     @property
+    def _watchers(self) -> int:
+        """Trials that Tune watches at the same time: a process each, whose start takes seconds from the training.
+
+        Where Tune neither proposes trials nor ends them it only looks on, at one after another.
+        """
+        if self.tiers is None:
+            return self.slots
+        return 1 if self.sweep.spec.stop.scheduler == "none" else max(_WATCHERS, 2 * self.slots)
+
+    @property
     def running(self) -> bool:
         """Whether Tune still watches, or still proposes."""
         return self._thread is not None and self._thread.is_alive()
 
     def asked(self) -> list[Asked]:
-        """What watchers have asked since this was last called.
+        """What watchers have asked since this was last called; does not wait.
 
         Raises:
             UserError: If Ray did not start.
@@ -179,7 +196,11 @@ class Tuning:
             raise self._failure[0]
         if self._failure:
             raise RuntimeError(f"Ray Tune ended: {self._failure[0]}") from self._failure[0]
-        return [Asked(*one) for one in ray.get(self._board.take.remote())]
+        self._question = self._question or self._board.take.remote()
+        if not ray.wait([self._question], timeout=0)[0]:  # slots do not stand still for it
+            return []
+        told, self._question = ray.get(self._question), None
+        return [Asked(*one) for one in told]
 
     def tell(self, watcher: str, reports: list[dict[str, float]], ended: bool) -> None:
         """Tell a watcher all that it can be told by now."""
@@ -235,7 +256,7 @@ class Tuning:
                 search_alg=search,
                 scheduler=per_tiers(spec, OBJECTIVE, TOKENS) if spec.stop.scheduler == "asha" else None,
                 num_samples=spec.search.trials if search is not None else 1,
-                max_concurrent_trials=self.slots if search is not None else max(_WATCHERS, 2 * self.slots),
+                max_concurrent_trials=self._watchers,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(

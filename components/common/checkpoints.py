@@ -17,7 +17,7 @@ from typing import Any
 
 from components.common.digests import digest_file
 from components.common.errors import LeaseLost
-from components.common.lease import leased_token
+from components.common.lease import held, in_use, leased_token, take_free
 from components.common.names import plain_name, plain_path
 from components.common.objects import NEW, Missing, Objects, open_objects
 from components.common.progress import say
@@ -127,10 +127,11 @@ def clear(place: CheckpointPlace) -> None:
         _clear(replace(place, part=part))
 
 
-def _clear(place: CheckpointPlace) -> None:
+def _clear(place: CheckpointPlace) -> bool:
+    """Whether they were ours to delete."""
     objects = open_objects(place.store)
     if objects.look(f"{place.folder}/{POINTER}") is None:
-        return
+        return True
 
     def empty(state: dict[str, Any]) -> list[dict[str, Any]]:
         left = [*state["kept"], *state["unfinished"]]
@@ -140,9 +141,42 @@ def _clear(place: CheckpointPlace) -> None:
     try:
         left = _move(objects, place, empty)
     except LeaseLost:
-        return
+        return False
     _delete(objects, place, left)
     objects.forget(f"{place.folder}/{POINTER}")
+    return True
+
+
+def unfinished(objects: Objects) -> set[str]:
+    """The keys of all phases that have checkpoints; a listing, which is slow where many phases are under way."""
+    return {item.name.split("/")[1].removesuffix(DATA) for item in objects.list("checkpoints")}
+
+
+def clear_finished(store: str, key: str, run: str) -> None:
+    """Delete what is left of a finished phase's checkpoints by a process that was killed before it could do so.
+
+    Waits for nobody: where the phase is in use, or its last holder may still live, they stay, for `store gc` if for
+    nobody else.
+
+    Args:
+        store: The root of the store.
+        key: Of a phase that is published.
+        run: The run that found it.
+    """
+    objects = open_objects(store)
+    places = [CheckpointPlace(store, key, 0, part) for part in ("", DATA)]
+    if all(objects.look(f"{place.folder}/{POINTER}") is None for place in places):
+        return
+    lease = take_free(objects, "phases", key, run)
+    if lease is None:
+        return
+    with held(lease):
+        if in_use(objects, "optimizers", key):  # it is trained once more for its optimizer, and keeps checkpoints
+            return
+        for place in places:
+            if _clear(replace(place, token=lease.token)):
+                # Also what a pointer names no more, where the process was killed while it deleted.
+                objects.remove([item.name for item in objects.list(place.folder)])
 
 
 def _bring(objects: Objects, place: CheckpointPlace, item: dict[str, Any], folder: Path) -> str | None:

@@ -5,13 +5,12 @@ Names of runs and controls, tracking, storage and logging never enter. `prepared
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from components.common.curriculum import PhasePlan, steps_of
 from components.common.digests import digest, digest_lines, seed_for
+from components.common.machine import installed
 from components.common.rewards import describe
 from components.common.spec import Spec
 from components.common.spec_phases import GrpoSettings
@@ -29,11 +28,7 @@ MODEL_METHODS = ("loss", "ifd")
 
 def versions(*more: str) -> dict[str, str]:
     """The packages whose version can change a number; of `more`, those that are installed."""
-    found = {name: version(name) for name in ("torch", "transformers", "accelerate", "trl", "tokenizers")}
-    for name in more:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    return installed(("torch", "transformers", "accelerate", "trl", "tokenizers", *more))
 
 
 def _machine(spec: Spec) -> dict[str, Any]:

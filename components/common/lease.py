@@ -51,7 +51,7 @@ def leased_token(objects: Objects, kind: str, key: str) -> int:
 
 def this_process(run: str) -> dict[str, Any]:
     """What a lease says about its holder."""
-    return {"host": platform.node(), "pid": os.getpid(), "run": run, **_where(), "began": _began(os.getpid())}
+    return {"host": platform.node(), "pid": os.getpid(), "run": run, **_where(), "began": began_tick(os.getpid())}
 
 
 def describe(holder: dict[str, Any]) -> str:
@@ -76,10 +76,10 @@ def here() -> str:
 
 def ended(pid: int) -> bool:
     """Whether a process of `here` is no more; one that nobody has waited for counts as ended."""
-    return not _began(pid)
+    return not began_tick(pid)
 
 
-def _began(pid: int) -> str:
+def began_tick(pid: int) -> str:
     """The clock tick at which a living process of this machine began; empty where it is no more."""
     with contextlib.suppress(OSError):
         # The name (in brackets) may hold anything; after it come the state, and as 20th the tick.
@@ -92,7 +92,7 @@ def surely_dead(holder: dict[str, Any]) -> bool:
     """Whether a holder was a process of this very boot that has ended."""
     here = _where()
     same = bool(here["boot"]) and all(holder.get(name) == here[name] for name in here)
-    return same and _began(int(holder["pid"])) != holder.get("began")
+    return same and began_tick(int(holder["pid"])) != holder.get("began")
 
 
 class Lease:
@@ -236,6 +236,23 @@ def acquire(
         time.sleep(min(1.0, pulse / 10))
         if ready():
             return None
+
+
+def in_use(objects: Objects, kind: str, key: str) -> bool:
+    """Whether somebody who may be alive holds a result's lease."""
+    found = objects.look(register_name(kind, key))
+    holder = None if found is None else json.loads(found[0])["holder"]
+    return holder is not None and not surely_dead(holder)
+
+
+def take_free(objects: Objects, kind: str, key: str, run: str) -> Lease | None:
+    """Take the lease of a result, not yet renewed, if nobody has it; waits for nobody."""
+    name = register_name(kind, key)
+    if in_use(objects, kind, key):
+        return None
+    found = objects.look(name)
+    last, version = (0, NEW) if found is None else (int(json.loads(found[0])["token"]), found[1])
+    return _take(objects, name, last, version, run)
 
 
 def _take(objects: Objects, name: str, last: int, version: str, run: str) -> Lease | None:

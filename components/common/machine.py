@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,29 @@ _PACKAGES = ("torch", "transformers", "trl", "ray", "kfp", "mlflow", "datasets",
 
 def versions() -> dict[str, str]:
     """Versions by name: Python, phasetune, and the packages that results depend on, those that are installed."""
-    found = {"python": platform.python_version()}
-    for name in ("phasetune", *_PACKAGES):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    return {"python": platform.python_version(), **installed(("phasetune", *_PACKAGES))}
+
+
+@functools.cache
+def installed_version(name: str) -> str | None:
+    """A package's version; None where it is not installed. Looked up once: a sweep asks for thousands of keys."""
+    with contextlib.suppress(PackageNotFoundError):
+        return version(name)
+    return None
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """The versions of packages by name, of those that are installed."""
+    return {name: found for name in names if (found := installed_version(name)) is not None}
 
 
 def machine() -> dict[str, Any]:
     """This machine: {"platform", "cpu", "cores", "memory_gib", "gpus"}."""
+    return dict(_machine())
+
+
+@functools.cache
+def _machine() -> dict[str, Any]:
     import psutil
 
     model = ""

@@ -1,9 +1,10 @@
 """The session: one process beside a run that keeps what is slow to start, so that every step need not start it.
 
-Importing torch and TRL takes seconds and a Ray instance more; a small phase takes less. The session imports once and
-forks a child for each heavy call, whose module it imports as well, and starts the run's one Ray instance when the first step asks for it. It is a
-single-threaded server on a Unix socket in a private folder, holds the read end of a pipe whose write end the run's
-driver holds, and ends with everything it started when that pipe closes, however the driver ended.
+Importing torch and TRL takes seconds and a Ray instance more; a small phase takes less. The session imports once, also
+the modules of ours that are called, forks a child for each heavy call, and starts the run's one Ray instance when the
+first step asks for it. It is a single-threaded server on a Unix socket in a private folder, holds the read end of a
+pipe whose write end the run's driver holds, and ends with everything it started when that pipe closes, however the
+driver ended.
 
 Run as `python -m components.common.session SOCKET`, with the pipe as standard input.
 """

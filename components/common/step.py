@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from components.common.errand import CALL, INSIDE, Errand, goes_elsewhere, run_e
 from components.common.errors import mendable
 from components.common.joining import joined
 from components.common.launcher import StepFailed, launch
-from components.common.lease import Lease, acquire, describe, held
+from components.common.lease import Lease, acquire, began_tick, describe, held
 from components.common.progress import say
 from components.common.records import RunInfo, RunRecords, StepRecord
 from components.common.spec import Spec
@@ -55,6 +56,11 @@ class Reference:
 
 def process_started() -> float:
     """Unix time at which this process was started: what passed before our first line is overhead."""
+    tick = began_tick(os.getpid())
+    if sys.platform == "linux" and tick:
+        # psutil adds the ticks to the time of the boot, which the kernel tells in whole seconds: up to one too many.
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(tick) / os.sysconf("SC_CLK_TCK")
+        return time.time() - max(0.0, age)
     import psutil
 
     return float(psutil.Process().create_time())

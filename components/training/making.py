@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.common.checkpoints import CheckpointPlace, clear
+from components.common.checkpoints import CheckpointPlace, clear, clear_finished
 from components.common.digests import digest_file
 from components.common.progress import say
 from components.common.step import Step
@@ -63,6 +63,8 @@ class PhaseMaker:
         entry, reused = self._step.find_or_make(
             "phases", self._key, self._make, lambda: clear(self._place()), heavy=spec
         )
+        if reused:  # whoever made it may have been killed before it could clear up
+            clear_finished(self._step.info.store, self._key, self._step.info.run)
         if with_optimizer and self._step.store.whole("optimizers", self._key) is None:
             weights = self._step.store.files(entry)
             self._step.find_or_make(

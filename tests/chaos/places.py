@@ -18,9 +18,6 @@ from typing import Any
 import psutil
 import yaml
 
-from components.common.store import Store
-from components.common.store_gc import decide, sweep
-
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
 MARK = "PHASETUNE_TEST_CHAOS"
 """Every process of a place's runs has the variable with the place's value, also when it is orphaned."""
@@ -111,22 +108,10 @@ class Place:
         self.nothing_unfinished()
         return out
 
-    def nothing_unfinished(self, at_any_moment: bool = False) -> None:
-        """No staging folder and no checkpoint, whole or in parts, is left in the store.
-
-        Args:
-            at_any_moment: Whether something was killed that may have been about to clear up after a finished phase:
-                checkpoints of finished phases may be left then, of no other, and `store gc` must take them all.
-        """
+    def nothing_unfinished(self) -> None:
+        """No staging folder and no checkpoint, whole or in parts, is left in the store."""
         assert list(self.folder.rglob(".staging/*")) == []
-        left = self.names("checkpoints")
-        if at_any_moment and left and self.bucket is None:
-            store = Store(str(self.store))
-            going = [one for one in decide(store, 1000) if one.what == "checkpoints"]
-            assert {one.reason for one in going} == {"the phase is finished"}, going
-            sweep(store, going)
-            left = self.names("checkpoints")
-        assert left == [], self.checkpoints()
+        assert self.names("checkpoints") == [], self.checkpoints()
 
     def processes(self) -> list[psutil.Process]:
         """The processes of this place's runs, orphans too."""

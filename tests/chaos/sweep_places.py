@@ -56,7 +56,7 @@ class SweepPlace:
     def finish(self, process: Any = None) -> str:
         """What the sweep said, which must end well and leave nothing unfinished."""
         out = self._ended(process or self.start())
-        self.place.nothing_unfinished(at_any_moment=True)
+        self.place.nothing_unfinished()
         return str(out)
 
     def finish_with_failures(self) -> str:

@@ -144,6 +144,28 @@ def test_the_budget_of_phases_is_kept_and_what_was_trained_is_measured(begun):
     assert run.metrics(trials[0]) != {}
 
 
+def test_phases_that_are_under_way_count_to_the_budget(begun):
+    run, trials, hands, _ = begun(count=4)
+    run.limit(None, 2)
+    for trial in trials:
+        run.ask(trial)
+    sweep_world.finish(run)
+    assert len(trained(hands)) == 2
+
+
+def test_a_phase_that_failed_leaves_its_place_in_the_budget_to_another(begun):
+    def trouble(task):
+        if task.label == "train main 1 (tier-1)":
+            raise DataError("the training loss is nan", "lower the rate")
+
+    run, trials, hands, _ = begun(count=4, trouble=trouble)
+    run.limit(None, 2)
+    for trial in trials:
+        run.ask(trial)
+    sweep_world.finish(run)
+    assert trained(hands) == ["train main 1 (tier-2)", "train main 1 (tier-3)"]
+
+
 def test_after_the_hours_nothing_more_is_begun(begun):
     run, trials, hands, _ = begun()
     run.limit(1e-9, None)

@@ -4,12 +4,20 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from components.common.checkpoints import CheckpointPlace, clear, latest, save
+from components.common.checkpoints import (
+    DATA,
+    CheckpointPlace,
+    clear,
+    clear_finished,
+    latest,
+    save,
+    unfinished,
+)
 from components.common.errors import LeaseLost, UserError
 from components.common.lease import acquire, held
 from components.common.objects import LocalObjects, open_objects
@@ -121,6 +129,34 @@ def test_clearing_leaves_nothing_and_spares_a_newer_holders(here, written, tmp_p
     save(CheckpointPlace(here.store, KEY, 6), 10, written(20))
     clear(here)
     assert latest(here, tmp_path / "into")[0] == 10
+
+
+def held_by(objects, kind):
+    return held(acquire(objects, kind, KEY, "run", lambda: False, lambda holder: None))
+
+
+def test_what_a_killed_process_left_of_a_finished_phase_goes_with_what_no_pointer_names(here, written):
+    objects = open_objects(here.store)
+    with held_by(objects, "phases") as lease:
+        place = CheckpointPlace(here.store, KEY, lease.token)
+        save(place, 10, written(10))
+        save(replace(place, part=DATA), 20, written(20))
+        objects.write(f"{place.folder}/5-1-aaaaaaaa/model.safetensors", b"half deleted")
+    assert unfinished(objects) == {KEY}
+    clear_finished(here.store, KEY, "later")
+    clear_finished(here.store, KEY, "later")
+    assert (names(here), unfinished(objects)) == ([], set())
+
+
+@pytest.mark.parametrize("kind", ["phases", "optimizers"])
+def test_what_somebody_works_with_is_not_cleared(here, written, tmp_path, kind):
+    objects = open_objects(here.store)
+    with held_by(objects, kind) as lease:
+        save(CheckpointPlace(here.store, KEY, lease.token), 10, written(10))
+        clear_finished(here.store, KEY, "later")
+        assert latest(here, tmp_path / "into")[0] == 10
+    clear_finished(here.store, KEY, "later")
+    assert names(here) == []
 
 
 SAVING = """

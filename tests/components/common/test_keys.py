@@ -5,6 +5,7 @@ import pytest
 
 from components.common.curriculum import expand, sequence
 from components.common.keys import evaluation_key, phase_key, scores_key, splits_key
+from components.common.machine import installed_version
 from components.common.spec import Spec
 from components.common.spec_phases import SETTINGS
 
@@ -203,8 +204,9 @@ def test_the_packages_that_judge_and_quantize_are_in_the_key_where_they_do(monke
     }
     for package in moved:
         with monkeypatch.context() as patch:
-            for module in ("components.common.keys", "components.common.rewards"):
-                patch.setattr(f"{module}.version", lambda name, one=package: "9" if name == one else version(name))
+            for place, real in (("machine.installed_version", installed_version), ("rewards.version", version)):
+                pretended = lambda name, one=package, real=real: "9" if name == one else real(name)  # noqa: E731  # a line
+                patch.setattr(f"components.common.{place}", pretended)
             after = keys()
         assert {name for name in after if after[name] != before[name]} == moved[package], package
 
@@ -213,7 +215,7 @@ def test_parent_order_seed_and_versions_change_the_key_of_a_phase(monkeypatch):
     ids = sequence(expand(spec(), 17)[0].phases[0], TIERS, 17)
     assert key(order=ids) == BEFORE
     others = [key(parent="other"), key(order=ids[::-1]), key(order=ids[:-1]), key(seed=18, order=ids)]
-    monkeypatch.setattr("components.common.keys.version", lambda name: "9")
+    monkeypatch.setattr("components.common.machine.installed_version", lambda name: "9")
     assert len({BEFORE, *others, key()}) == 6
 
 
