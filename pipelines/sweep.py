@@ -145,7 +145,7 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
 
         run = SweepRun(store, slots, sweep.spec.stop.scheduler != "none", on_event)
         run.limit(sweep.spec.budget.hours, sweep.spec.budget.phases)
-        screen.begin(run, sweeping.trials)
+        screen.begin(run)
         tracking.begin(run)
         results: Results | None = None
         try:

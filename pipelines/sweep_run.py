@@ -85,6 +85,7 @@ class SweepRun:
         self._pending: list[tuple[Trial, int | None]] = []
         self._attempts: dict[str, int] = {}
         self._training: set[str] = set()
+        self._places: dict[int, Trial] = {}
         self._left = unfinished(store.objects)
         self._identities: dict[tuple[str, ...], Trial] = {}
         self._stop_at: float | None = None
@@ -169,6 +170,7 @@ class SweepRun:
         for task in tasks:
             self._tasks.setdefault(task.work.key, (task, trial))
         number = self.planner.add([task.work for task in tasks])
+        self._places[number] = trial
         for key in sorted(self._left & {task.work.key for task in tasks}):
             if self.planner.node(key).found:  # no step looks at it any more, and its maker may have been killed
                 clear_finished(self.store.place, key, trial.info.run)
@@ -181,6 +183,10 @@ class SweepRun:
         self.changes += 1
         if trial.place is not None:
             self.planner.stop(trial.place)
+
+    def take_ended(self) -> list[Trial]:
+        """The trials for which something that they asked for has ended since this was last called."""
+        return [self._places[number] for number in self.planner.take_ended()]
 
     def state(self, trial: Trial) -> str:
         """`running`, `done`, `failed` or `stopped`; one that may still ask for more is running."""

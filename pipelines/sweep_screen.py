@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +40,6 @@ class SweepScreen:
         self._console = console
         self._objective = objective
         self._run: SweepRun | None = None
-        self._trials: Sequence[Trial] = ()
         self._told: set[int] = set()
         self._bars = Progress(
             TextColumn("  {task.description}"),
@@ -60,9 +59,9 @@ class SweepScreen:
         with self._bars:
             yield
 
-    def begin(self, run: SweepRun, trials: Sequence[Trial]) -> None:
-        """Follow a sweep that begins; `trials` may grow."""
-        self._run, self._trials = run, trials
+    def begin(self, run: SweepRun) -> None:
+        """Follow a sweep that begins."""
+        self._run = run
 
     def event(self, what: str, task: Task, trial: Trial, seconds: float) -> None:
         """Something was begun, done, lost or has failed."""
@@ -72,16 +71,13 @@ class SweepScreen:
         if what in ("lost", "failed"):
             word = "was lost and is tried again" if what == "lost" else f"failed: {run.reason(trial)}"
             self._console.print(f"  trial {trial.number}: {task.label} {word}", highlight=False, markup=False)
-        nodes = [node for node in run.planner.nodes() if node.work.counted]
-        done = sum(node.state == "done" and not node.found for node in nodes)
-        self._bars.update(self._bar, completed=done, total=sum(not node.found for node in nodes))
-        if what != "begun":
-            self._tell(run)
+        total = run.planner.distinct() - run.planner.found
+        self._bars.update(self._bar, completed=len(run.trained), total=total)
+        for ended in run.take_ended():
+            self._tell(run, ended)
 
-    def _tell(self, run: SweepRun) -> None:
-        for trial in self._trials:
-            if trial.number in self._told or trial.same is not None or run.state(trial) != "done":
-                continue
+    def _tell(self, run: SweepRun, trial: Trial) -> None:
+        if trial.number not in self._told and run.state(trial) == "done":
             value = run.metrics(trial).get(self._objective.name)
             if value is not None:
                 self._told.add(trial.number)

@@ -73,6 +73,8 @@ class Planner:
         stored: The keys of results that are there already.
 
     Attributes:
+        requested: Phases that trials have asked for, shared ones as often as they were.
+        found: Phases in the tree that were stored already.
         in_order: The trials are brought to their end one after another instead: for a budget that may be spent before
             the work is done, as chains that are all begun and none ended tell nothing. Set it before `add`.
     """
@@ -84,7 +86,7 @@ class Planner:
         self._ready: list[tuple[float, int, int, Node]] = []
         self._count = itertools.count()
         self._ended: list[int] = []
-        self.requested = 0
+        self.requested = self.found = self._distinct = 0
         self.in_order = False
 
     def add(self, chain: Sequence[Work]) -> int:
@@ -130,6 +132,8 @@ class Planner:
         elif parent.state == "failed":
             node.state, node.reason = "failed", parent.reason
         self._nodes[work.key] = node
+        self._distinct += work.counted
+        self.found += work.counted and node.found
         return node
 
     def _offer(self, node: Node) -> None:
@@ -238,7 +242,7 @@ class Planner:
 
     def distinct(self) -> int:
         """Phases in the tree, each once."""
-        return sum(node.work.counted for node in self._nodes.values())
+        return self._distinct
 
     def to_do(self) -> float:
         """Seconds of all that is still wanted."""
