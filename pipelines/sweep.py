@@ -26,6 +26,7 @@ from components.common.tracking import redact
 from pipelines.compute_check import this_machine
 from pipelines.planning import check_inputs
 from pipelines.sweep_chains import Task
+from pipelines.sweep_check import distinct
 from pipelines.sweep_measured import Measured
 from pipelines.sweep_results import Results, results_of, write_results
 from pipelines.sweep_run import SweepRun, Trial
@@ -161,14 +162,9 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
 
 
 def _check_all(trials: Sequence[Trial]) -> None:
-    """Refuse what a trial's machine or data cannot do before anything starts; what trials share is looked at once."""
-    seen: set[str] = set()
-    for trial in trials:
-        about = trial.spec.model_dump(include={"model", "data", "compute", "evaluation"})
-        name = repr((about, trial.spec.curriculum.sft.model_dump(), trial.spec.curriculum.then))
-        if name not in seen:
-            seen.add(name)
-            check_inputs(trial.spec)
+    """Refuse what a trial's machine or data cannot do before anything starts."""
+    for spec in distinct(trial.spec for trial in trials):
+        check_inputs(spec)
 
 
 def _round(sweeping: Sweeping, run: SweepRun, trials: list[Trial], proposes: bool = False) -> None:
