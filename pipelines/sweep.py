@@ -56,6 +56,14 @@ def slots_of(spec: Spec, asked: int | None) -> int:
     return max(1, there.cores // max(compute.most_workers, compute.threads or 1))
 
 
+def with_threads(spec: Spec, slots: int) -> Spec:
+    """A trial's spec as its slot does it: on CPUs with the slot's share of the cores, unless it names its threads."""
+    if spec.compute.threads is not None or spec.compute.gpus_per_worker:
+        return spec
+    threads = max(1, (os.cpu_count() or 1) // slots)
+    return spec.model_copy(update={"compute": spec.compute.model_copy(update={"threads": threads})})
+
+
 @dataclass(slots=True)
 class Sweeping:
     """One run of a sweep.
@@ -77,10 +85,7 @@ class Sweeping:
 
     def trial(self, params: Params, seed: int, number: int) -> Trial:
         """A trial, with the run that its steps are told about."""
-        spec = self.sweep.resolved(params, seed)
-        if spec.compute.threads is None and not spec.compute.gpus_per_worker:
-            threads = max(1, (os.cpu_count() or 1) // self.count)
-            spec = spec.model_copy(update={"compute": spec.compute.model_copy(update={"threads": threads})})
+        spec = with_threads(self.sweep.resolved(params, seed), self.count)
         values = spec.model_dump(mode="json")
         values["tracking"]["uri"] = redact(spec.tracking.uri)
         info = RunInfo(
@@ -298,4 +303,4 @@ def _repeat(sweeping: Sweeping, run: SweepRun) -> None:
         pass
 
 
-__all__ = ["LOG_FILE", "Sweeping", "UserError", "run_sweep", "slots_of"]
+__all__ = ["LOG_FILE", "Sweeping", "UserError", "run_sweep", "slots_of", "with_threads"]
