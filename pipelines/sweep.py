@@ -26,6 +26,7 @@ from components.common.tracking import redact
 from pipelines.compute_check import this_machine
 from pipelines.planning import check_inputs
 from pipelines.sweep_chains import Task
+from pipelines.sweep_check import distinct
 from pipelines.sweep_measured import Measured
 from pipelines.sweep_results import Results, results_of, write_results
 from pipelines.sweep_run import SweepRun, Trial
@@ -55,6 +56,14 @@ def slots_of(spec: Spec, asked: int | None) -> int:
     return max(1, there.cores // max(compute.most_workers, compute.threads or 1))
 
 
+def with_threads(spec: Spec, slots: int) -> Spec:
+    """A trial's spec as its slot does it: on CPUs with the slot's share of the cores, unless it names its threads."""
+    if spec.compute.threads is not None or spec.compute.gpus_per_worker:
+        return spec
+    threads = max(1, (os.cpu_count() or 1) // slots)
+    return spec.model_copy(update={"compute": spec.compute.model_copy(update={"threads": threads})})
+
+
 @dataclass(slots=True)
 class Sweeping:
     """One run of a sweep.
@@ -76,10 +85,7 @@ class Sweeping:
 
     def trial(self, params: Params, seed: int, number: int) -> Trial:
         """A trial, with the run that its steps are told about."""
-        spec = self.sweep.resolved(params, seed)
-        if spec.compute.threads is None and not spec.compute.gpus_per_worker:
-            threads = max(1, (os.cpu_count() or 1) // self.count)
-            spec = spec.model_copy(update={"compute": spec.compute.model_copy(update={"threads": threads})})
+        spec = with_threads(self.sweep.resolved(params, seed), self.count)
         values = spec.model_dump(mode="json")
         values["tracking"]["uri"] = redact(spec.tracking.uri)
         info = RunInfo(
@@ -161,14 +167,9 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
 
 
 def _check_all(trials: Sequence[Trial]) -> None:
-    """Refuse what a trial's machine or data cannot do before anything starts; what trials share is looked at once."""
-    seen: set[str] = set()
-    for trial in trials:
-        about = trial.spec.model_dump(include={"model", "data", "compute", "evaluation"})
-        name = repr((about, trial.spec.curriculum.sft.model_dump(), trial.spec.curriculum.then))
-        if name not in seen:
-            seen.add(name)
-            check_inputs(trial.spec)
+    """Refuse what a trial's machine or data cannot do before anything starts."""
+    for spec in distinct(trial.spec for trial in trials):
+        check_inputs(spec)
 
 
 def _round(sweeping: Sweeping, run: SweepRun, trials: list[Trial], proposes: bool = False) -> None:
@@ -302,4 +303,4 @@ def _repeat(sweeping: Sweeping, run: SweepRun) -> None:
         pass
 
 
-__all__ = ["LOG_FILE", "Sweeping", "UserError", "run_sweep", "slots_of"]
+__all__ = ["LOG_FILE", "Sweeping", "UserError", "run_sweep", "slots_of", "with_threads"]

@@ -8,6 +8,7 @@ are the same trial, whatever their parameters say: one tier has one order, and t
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from components.common.curriculum import MAIN, OWN, Curriculum, PhasePlan, expan
 from components.common.examples import read_rows
 from components.common.keys import evaluation_key, phase_key, scores_key, splits_key
 from components.common.models import model_digest
-from components.common.pace import Pace, alike
+from components.common.pace import Pace, alike, alike_evaluation
 from components.common.phase_data import own_data, preparing_places, required
 from components.common.spec import Spec
 from components.common.step import Reference
@@ -100,6 +101,7 @@ class Chains:
         self._fingerprints: dict[str, str] = {}
         self._tiers = functools.lru_cache(maxsize=64)(_tier_tokens)
         self._held_out = functools.lru_cache(maxsize=None)(_held_out)
+        self._to_evaluate = functools.lru_cache(maxsize=None)(_to_evaluate)
         self._paces: dict[str, Pace] = {}
         self._guessed: set[str] = set()
         self.carried: set[str] = set()
@@ -194,10 +196,13 @@ class Chains:
             counts.append(seen or len(order))
             measured.append("")
             if self._every or plan is curriculum.phases[-1]:
-                measured[-1] = evaluation_key(spec.at("evaluation"), key, self._held_out(folder))
+                asked = spec.at("evaluation")
+                measured[-1] = evaluation_key(asked, key, self._held_out(folder))
+                examples = self._to_evaluate(folder, asked.evaluation.max_examples)
+                lasting = self._pace(spec).seconds(alike_evaluation(asked), examples, None) or _UNKNOWN
                 needs = {"split": split, "phase": key}
                 target, label = "components.evaluation.step:run", f"evaluate {curriculum.name} {plan.index}"
-                tasks.append(Task(_work(measured[-1], key, _UNKNOWN), "evaluations", target, place, needs, label))
+                tasks.append(Task(_work(measured[-1], key, lasting), "evaluations", target, place, needs, label))
         return keys, measured, counts
 
     def _examples(self, spec: Spec, folder: Path, data: str) -> tuple[dict[int, list[str]], dict[str, int]]:
@@ -271,6 +276,12 @@ def _held_out(folder: Path) -> str:
     from components.evaluation.step import held_out_digest
 
     return held_out_digest(folder / "held_out.parquet")
+
+
+def _to_evaluate(folder: Path, most: int | None) -> int:
+    """Examples of an evaluation: at most so many of each tier."""
+    tiers = Counter(row["tier"] for row in read_rows(folder / "held_out.parquet", ["tier"]))
+    return sum(tiers.values()) if most is None else sum(min(most, count) for count in tiers.values())
 
 
 def _tier_tokens(folder: Path, tiers: int) -> tuple[dict[int, list[str]], dict[str, int]]:

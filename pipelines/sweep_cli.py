@@ -80,6 +80,7 @@ def plan_sweep(path: Path, overrides: list[str], gpus: int | None) -> None:
 
 def for_cluster(path: Path, overrides: list[str]) -> tuple[Spec, list[Spec], Callable[[Path], None]]:
     """A sweep for a cluster: what its pipeline is called, the specs that must be fit for it, and its compiler."""
+    from pipelines.sweep_check import distinct
     from pipelines.sweep_pipeline import compile_sweep, sent_spec
     from pipelines.sweep_remote import for_cluster as with_workers
     from pipelines.sweep_space import trials_of
@@ -92,4 +93,4 @@ def for_cluster(path: Path, overrides: list[str]) -> tuple[Spec, list[Spec], Cal
             "set it to `rayjob`, or to the address of a Ray cluster's Jobs API",
         )
     trials = [] if loaded.spec.search.method == "optuna" else [loaded.resolved(one) for one in trials_of(loaded)]
-    return sent_spec(loaded), [with_workers(loaded), *trials[:1]], lambda out: compile_sweep(loaded, out)
+    return sent_spec(loaded), [with_workers(loaded), *distinct(trials)], lambda out: compile_sweep(loaded, out)

@@ -10,7 +10,9 @@ from rich.tree import Tree
 
 from components.common.spec import Spec
 from components.common.store import Store
+from pipelines.sweep import slots_of, with_threads
 from pipelines.sweep_chains import Chain, Chains
+from pipelines.sweep_plan_further import Further, Planned, further
 from pipelines.sweep_run import Stored
 from pipelines.sweep_space import Params, trials_of
 from pipelines.sweep_spec import Sweep
@@ -31,6 +33,7 @@ class SweepPlan:
         planner: The tree of the others.
         names: What each phase is called, by its key.
         estimated: Whether the times come from experience; else only their proportions are known.
+        further: The runs with further seeds, which are in none of the above.
     """
 
     trials: int
@@ -39,6 +42,7 @@ class SweepPlan:
     planner: Planner
     names: dict[str, str]
     estimated: bool
+    further: Further
 
     @property
     def asked(self) -> int:
@@ -54,6 +58,12 @@ class SweepPlan:
         """What is left on so many slots: all work shared out, or the longest path where that is longer."""
         return max(self.planner.to_do() / slots, self.planner.longest())
 
+    def times(self, slots: int) -> tuple[float, float]:
+        """The least and the most that is left with the further seeds, which are begun when all else is done."""
+        first = self.seconds(slots)
+        least, most = (max(work / slots, path) for work, path in (self.further.least, self.further.most))
+        return first + least, first + most
+
 
 def plan_sweep(sweep: Sweep) -> SweepPlan:
     """The plan of a sweep; nothing is computed that a sweep would store.
@@ -62,28 +72,38 @@ def plan_sweep(sweep: Sweep) -> SweepPlan:
         SpecError: If a trial's values do not go together.
     """
     base = sweep.resolved({})
+    # As the slots of this machine would do it: that is what there is experience of.
+    slots = slots_of(base, sweep.spec.slots)
     store = Store(base.store)
     chains = Chains(store, sweep.spec.stop.scheduler != "none")
     found: list[Params] = [] if sweep.spec.search.method == "optuna" else trials_of(sweep)
     planner = Planner(Stored(store, chains.carried))
     seen: set[tuple[str, ...]] = set()
+    distinct: list[Planned] = []
     names: dict[str, str] = {}
     merged = waiting = 0
     estimated = True
     for params in found:
-        spec = sweep.resolved(params)
+        spec = with_threads(sweep.resolved(params), slots)
         chain = _chain(chains, store, spec)
         if chain is None:
             waiting += 1
+            distinct.append(Planned(params, spec, None))
             continue
         if chain.identity in seen:
             merged += 1
             continue
         seen.add(chain.identity)
+        distinct.append(Planned(params, spec, chain))
         names |= {task.work.key: task.label.partition("(")[2].rstrip(")") for task in chain.tasks if task.work.counted}
         planner.add([task.work for task in chain.tasks])
         estimated = estimated and chain.estimated
-    return SweepPlan(len(found), merged, waiting, planner, names, estimated)
+
+    def again(params: Params, seed: int) -> Chain | None:
+        return _chain(chains, store, with_threads(sweep.resolved(params, seed), slots))
+
+    more = further(sweep, distinct, store, again, Planner(Stored(store, chains.carried)))
+    return SweepPlan(len(found), merged, waiting, planner, names, estimated, more)
 
 
 def _chain(chains: Chains, store: Store, spec: Spec) -> Chain | None:
@@ -106,6 +126,9 @@ def show_sweep_plan(sweep: Sweep, slots: int, console: Console) -> None:
     search, name = sweep.spec.search, sweep.spec.name
     if search.method == "optuna":
         console.print(f"{name}: Optuna proposes up to {search.trials} trials, each after those before", highlight=False)
+        if search.seeds > 1:
+            runs = min(search.promising, search.trials) * (search.seeds - 1)
+            console.print(f"up to {runs} more runs with further seeds", highlight=False)
         return
     console.print(f"{name}: {plan.trials} trials, {plan.merged} of them another one", highlight=False)
     if plan.waiting:
@@ -118,9 +141,16 @@ def show_sweep_plan(sweep: Sweep, slots: int, console: Console) -> None:
         f"{plan.asked} phases asked for, {distinct} distinct, {plan.stored} stored, {distinct - plan.stored} to train",
         highlight=False,
     )
-    if distinct > plan.stored and plan.estimated:
-        console.print(f"about {_duration(plan.seconds(slots))} on {slots} slots", highlight=False)
-    elif distinct > plan.stored:
+    more = plan.further
+    if more.runs:
+        at_most = "" if more.known else "up to "
+        repeated = f"{more.runs} more run{'s' * (more.runs != 1)}"
+        console.print(f"{at_most}{repeated} and {more.phases} phases with further seeds", highlight=False)
+    left = distinct > plan.stored or (more.known and more.phases > 0)
+    if left and plan.estimated:
+        said = dict.fromkeys(map(_duration, plan.times(slots)))
+        console.print(f"about {' to '.join(said)} on {slots} slots", highlight=False)
+    elif left:
         console.print("no phase like these is in the store yet, so nobody knows how long they take", highlight=False)
 
 

@@ -196,7 +196,9 @@ class Sweep:
         values = copy.deepcopy(self.values)
         if "uri" in (values.get("tracking") or {}):
             values["tracking"]["uri"] = redact(str(values["tracking"]["uri"]))  # credentials come from a secret there
-        sent = {"spec": self.spec.model_dump(mode="json", exclude_defaults=True), "values": values}
+        spec = self.spec.model_dump(mode="json", exclude_defaults=True)
+        spec["base"] = self.base_file.name  # not the folders of whoever sends it: nobody reads it there
+        sent = {"spec": spec, "values": values}
         return json.dumps(sent, sort_keys=True)
 
     @classmethod

@@ -1,6 +1,6 @@
-"""How fast phases of a model were: what a plan's times stand on.
+"""How fast phases of a model, and their evaluations, were: what a plan's times stand on.
 
-`pace/<digest>` is a register of the store for every sort of phase (the base model, and what `alike` says): what the
+`pace/<digest>` is a register of the store for every sort of them (the base model, and what `alike` says): what the
 last few took. It is read by its key. Losing it costs only the estimates.
 """
 
@@ -52,6 +52,25 @@ def alike(spec: Spec, plan: PhasePlan) -> dict[str, Any]:
     }
 
 
+def alike_evaluation(spec: Spec) -> dict[str, Any]:
+    """The same of an evaluation, whose examples are counted.
+
+    Args:
+        spec: As the evaluation has it, `Spec.at("evaluation")`.
+    """
+    compute, adapter, asked = spec.compute, spec.model.adapter, spec.evaluation
+    return {
+        "method": "evaluation",
+        "device": "cuda" if compute.gpus_per_worker else "cpu",
+        "dtype": spec.model.dtype,
+        "attention": spec.model.attention,
+        "adapter": None if adapter is None else [adapter.rank, adapter.quantize],
+        "threads": compute.threads,
+        "suites": sorted(asked.suites),
+        "max_new_tokens": asked.max_new_tokens,
+    }
+
+
 @dataclass(slots=True)
 class Pace:
     """How fast the phases of a store were that came of a base model.
@@ -69,7 +88,7 @@ class Pace:
         """What a phase may take, from the last ones that were alike; None where there is none.
 
         Args:
-            like: See `alike`.
+            like: See `alike` and `alike_evaluation`.
             examples: It will see, or None.
             tokens: It will see, or None.
         """
@@ -88,7 +107,7 @@ def note_pace(store: Store, spec: Spec, info: dict[str, Any]) -> None:
     Args:
         store: Where the phase is.
         spec: Names the base model.
-        info: The phase's, as its manifest has it.
+        info: The phase's, as its manifest has it: `alike`, `train_seconds`, `tokens`, and the examples as `sequence`.
     """
     like, seconds = info["alike"], float(info["train_seconds"])
     count = int(info["tokens"] if _by_tokens(like) else info["sequence"])

@@ -8,6 +8,7 @@ out of the tiers and of the overall number.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,12 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         `metrics` ({name: value}), `examples` (number), `ordinary` (those without a slice), `verifiable` (of these, the
-        ones that a verifier judged); `out/examples.parquet` holds every example's result.
+        ones that a verifier judged), `seconds` (of all this); `out/examples.parquet` holds every example's result.
     """
     from components.common.reproducible import set_reproducible
     from components.common.spec import ModelSpec
 
+    began = time.monotonic()
     quiet()
     set_reproducible(job["threads"])
     folder, settings = model_folder(job["model"]), job["evaluation"]
@@ -112,6 +114,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         "examples": len(rows),
         "ordinary": len(ordinary),
         "verifiable": sum(row.get("correct") is not None for row in ordinary),
+        "seconds": time.monotonic() - began,
     }
 
 

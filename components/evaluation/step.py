@@ -11,6 +11,7 @@ from components.common.errors import DataError
 from components.common.examples import read_rows
 from components.common.keys import evaluation_key
 from components.common.models import model_digest
+from components.common.pace import alike_evaluation, note_pace
 from components.common.records import BASE, step_name
 from components.common.spec import Spec
 from components.common.step import Reference, Step, errors_said
@@ -72,6 +73,9 @@ def run(context: str, split: str, phase: str, curriculum: str, index: int, seed:
         return result
 
     entry, reused = step.find_or_make("evaluations", key, make, heavy=spec)
+    if not reused and "seconds" in entry.info:
+        about = {"alike": alike_evaluation(spec), "train_seconds": entry.info["seconds"]}
+        note_pace(step.store, spec, {**about, "sequence": entry.info["examples"]})
     about = {"curriculum": curriculum, "index": index, "seed": seed, "model_key": model_key}
     return step.finish(entry, reused, {**about, **entry.info})
 

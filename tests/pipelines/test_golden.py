@@ -17,6 +17,8 @@ import yaml
 from components.common.spec_file import load_spec
 from pipelines.phased import compile_pipeline
 from pipelines.submission_check import local_places
+from pipelines.sweep_pipeline import compile_sweep
+from pipelines.sweep_spec import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).with_name("golden")
@@ -30,11 +32,22 @@ CASES = {
         "compute={kubernetes: {image: 'phasetune:1', retries: 0, environment: {A: b}, pipeline: {memory: 1.5Gi}}}",
     ],
 }  # fmt: skip
+SWEEP = {
+    "name": "orders", "space": {"splitting.tiers": [1, 2], "curriculum.order": "permutations"}, "slots": 3,
+    "search": {"seeds": 3},
+}  # fmt: skip
+SWEPT = ["splitting={cut: quantiles, tiers: 2}", "tracking.uri=http://ann:hunter2-is-the-value@mlflow.phasetune:5000"]
+NAMES = [*CASES, "sweep"]
 
 
 def compiled(name: str, folder: Path) -> str:
     """The text of a case's compiled pipeline."""
     file = folder / f"{name}.yaml"
+    if name == "sweep":
+        written = folder / "written.yaml"
+        written.write_text(yaml.safe_dump({**SWEEP, "base": str(SPEC)}), encoding="utf-8")
+        compile_sweep(load_sweep(written, SWEPT), file)
+        return file.read_text(encoding="utf-8")
     compile_pipeline(load_spec(SPEC, CASES[name]), file, allow_local=False)
     return file.read_text(encoding="utf-8")
 
@@ -43,7 +56,7 @@ def compiled(name: str, folder: Path) -> str:
 def texts(tmp_path_factory) -> dict[str, str]:
     os.environ |= {"MLFLOW_TRACKING_PASSWORD": CANARY, "AWS_SECRET_ACCESS_KEY": CANARY}
     try:
-        return {name: compiled(name, tmp_path_factory.mktemp("compiled")) for name in CASES}
+        return {name: compiled(name, tmp_path_factory.mktemp("compiled")) for name in NAMES}
     finally:
         del os.environ["MLFLOW_TRACKING_PASSWORD"], os.environ["AWS_SECRET_ACCESS_KEY"]
 
@@ -63,6 +76,8 @@ def readable(text: str) -> dict:
             inputs = {key: _source(value) for key, value in task.get("inputs", {}).get("parameters", {}).items()}
             if "context" in inputs:
                 contexts.add(inputs.pop("context"))
+            if graph == "root" and "sweep" in inputs:
+                inputs["sweep"] = json.loads(inputs["sweep"])
             kept = {key: task[key] for key in ("retryPolicy", "triggerPolicy", "dependentTasks") if key in task}
             assert not task.get("cachingOptions", {}).get("enableCache")
             graphs.setdefault(graph, {})[name] = {"name": task["taskInfo"]["name"], "inputs": inputs, **kept}
@@ -84,7 +99,7 @@ def _source(value: dict) -> object:
     return value["runtimeValue"]["constant"]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_compiled_pipeline_is_as_agreed(texts, name):
     said = yaml.safe_dump(readable(texts[name]), sort_keys=True, width=120, allow_unicode=True)
     file = GOLDEN / f"{name}.yaml"
@@ -94,11 +109,12 @@ def test_the_compiled_pipeline_is_as_agreed(texts, name):
     assert yaml.safe_load(said) == yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
-def test_compiling_again_gives_the_same_bytes(texts, tmp_path):
-    assert compiled("bare", tmp_path) == texts["bare"]  # else the same spec would be uploaded again and again
+@pytest.mark.parametrize("name", ["bare", "sweep"])
+def test_compiling_again_gives_the_same_bytes(texts, tmp_path, name):
+    assert compiled(name, tmp_path) == texts[name]  # else the same spec would be uploaded again and again
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_value_of_a_secret_and_no_place_of_this_machine_is_in_it(texts, name):
     text = texts[name]
     assert CANARY not in text
@@ -117,8 +133,9 @@ def _without_sources(text: str) -> str:
     return yaml.safe_dump_all(documents)
 
 
-def test_secrets_are_variables_by_name(texts):
-    _, platform = yaml.safe_load_all(texts["cluster"])
+@pytest.mark.parametrize("name", ["cluster", "sweep"])
+def test_secrets_are_variables_by_name(texts, name):
+    _, platform = yaml.safe_load_all(texts[name])
     for pod in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
         told = {
             pair["envVar"]: (secret["secretName"], pair["secretKey"])
@@ -131,9 +148,10 @@ def test_secrets_are_variables_by_name(texts):
         }
 
 
-def test_no_digest_of_data_is_in_it(texts):
-    context = readable(texts["cluster"])["context"]
-    digests = re.findall(r"\b[0-9a-f]{16,64}\b", _without_sources(texts["cluster"]))
+@pytest.mark.parametrize("name", ["cluster", "sweep"])
+def test_no_digest_of_data_is_in_it(texts, name):
+    context = readable(texts[name])["context"]
+    digests = re.findall(r"\b[0-9a-f]{16,64}\b", _without_sources(texts[name]))
     assert set(digests) == {context["spec_digest"]}  # data are read when a run starts
 
 

@@ -7,6 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
+from components.common.curriculum import expand
+from components.common.pace import alike, alike_evaluation, note_pace
+from pipelines.sweep import slots_of, with_threads
 from pipelines.sweep_plan import plan_sweep, show_sweep_plan
 from pipelines.sweep_space import trials_of
 from tests.pipelines import sweep_world
@@ -73,3 +76,62 @@ def test_a_tree_takes_as_long_as_its_longest_path_however_many_slots_there_are(s
     assert plan.seconds(1) == plan.planner.to_do()
     assert plan.seconds(10**6) == plan.planner.longest()
     assert plan.seconds(2) == max(plan.planner.to_do() / 2, plan.planner.longest())
+
+
+def test_further_seeds_are_named_before_anything_is_known(world):
+    sweep = world.sweep(SPACE, search={"seeds": 3})
+    assert "up to 8 more runs and 24 phases with further seeds" in shown(sweep)  # four trials of three phases, twice
+    assert "further seeds" not in shown(world.sweep(SPACE))
+    proposed = world.sweep({"splitting.tiers": [1, 2]}, search={"method": "optuna", "seeds": 2, "trials": 9})
+    assert "up to 4 more runs with further seeds" in shown(proposed)
+
+
+def test_further_seeds_are_counted_once_it_is_known_what_they_repeat(world):
+    search = {"seeds": 2, "promising": 2}
+    space = {"splitting.tiers": [1, 2], "curriculum.order": "permutations"}
+    sweep = world.sweep(space, search=search)
+    skill = sweep_world.by_order({"1": 0.2, "1-2": 0.6, "2-1": 0.8})
+    run, _ = world.run(sweep_world.Hands(world.store, skill=skill))
+
+    def do(params, seed=None):
+        for trial in world.trials(sweep, params, seed):
+            run.ask(trial)
+        sweep_world.finish(run)
+
+    assert "up to 2 more runs and 4 phases with further seeds" in shown(sweep)
+    do(trials_of(sweep))
+    text = shown(sweep)
+    assert "up to" not in text
+    assert "2 more runs and 4 phases with further seeds" in text
+    do([{"splitting.tiers": 2, "curriculum.order": [2, 1]}], seed=6)
+    assert "1 more run and 2 phases with further seeds" in shown(sweep)
+    do([{"splitting.tiers": 2, "curriculum.order": [1, 2]}], seed=6)
+    assert "further seeds" not in shown(sweep)
+    assert "about" not in shown(sweep)
+
+
+def test_the_time_is_told_from_phases_that_slots_of_this_machine_have_done(swept, world):
+    """The base spec names no threads, so a slot has its share of the cores."""
+    space = {"splitting.tiers": [2], "curriculum.order": "permutations"}
+    swept(0, space)
+    sweep = world.sweep(space, {"compute": {}}, search={"seeds": 3})
+    spec = sweep.resolved({"splitting.tiers": 2, "curriculum.order": [1, 2]})
+    assert spec.compute.threads is None
+    assert "nobody knows how long they take" in shown(sweep)
+    spec = with_threads(spec, slots_of(spec, None))
+    assert spec.compute.threads is not None
+    like = alike(spec, expand(spec, 5)[0].phases[0])
+    note_pace(world.store, spec, {"alike": like, "train_seconds": 1.0, "tokens": 10, "sequence": 1})
+    plan = plan_sweep(sweep)
+    phases = sum(node.work.seconds for node in plan.planner.nodes() if node.work.counted)
+    assert plan.estimated
+    assert plan.seconds(1) == pytest.approx(phases + 2.0)  # nothing is known of evaluations: a second each
+    about = {"alike": alike_evaluation(spec.at("evaluation")), "train_seconds": 1.0, "sequence": 1}
+    note_pace(world.store, spec, about)
+    held_out = 11.0  # seconds for each of the two trials: their examples
+    plan = plan_sweep(sweep)
+    assert plan.seconds(1) == pytest.approx(phases + 2 * held_out)
+    # Two trials are repeated with two more seeds: as long again for each at most, and at least one of them twice.
+    assert plan.times(1) == pytest.approx((2 * plan.seconds(1), 3 * plan.seconds(1)))
+    assert " to " in shown(sweep, 1).splitlines()[-1]
+    assert shown(sweep, 1).splitlines()[-1].startswith("about ")
