@@ -56,11 +56,17 @@ def slots_of(spec: Spec, asked: int | None) -> int:
     return max(1, there.cores // max(compute.most_workers, compute.threads or 1))
 
 
-def with_threads(spec: Spec, slots: int) -> Spec:
-    """A trial's spec as its slot does it: on CPUs with the slot's share of the cores, unless it names its threads."""
+def with_threads(spec: Spec, slots: int, cores: int | None = None) -> Spec:
+    """A trial's spec as its slot does it: on CPUs with the slot's share of the cores, unless it names its threads.
+
+    Args:
+        spec: Of the trial.
+        slots: Pieces of work at a time.
+        cores: Of which the slots have an equal share; this machine's where None.
+    """
     if spec.compute.threads is not None or spec.compute.gpus_per_worker:
         return spec
-    threads = max(1, (os.cpu_count() or 1) // slots)
+    threads = max(1, (cores or os.cpu_count() or 1) // slots)
     return spec.model_copy(update={"compute": spec.compute.model_copy(update={"threads": threads})})
 
 
@@ -73,19 +79,21 @@ class Sweeping:
         folder: Gets sweep.json, sweep.html and the log.
         base: The base spec, resolved.
         count: Slots.
+        cores: Of all slots together; this machine's where None.
     """
 
     sweep: Sweep
     folder: Path
     base: Spec
     count: int
+    cores: int | None = None
     run_id: str = ""
     trials: list[Trial] = field(default_factory=list)
     repeats: list[Trial] = field(default_factory=list)
 
     def trial(self, params: Params, seed: int, number: int) -> Trial:
         """A trial, with the run that its steps are told about."""
-        spec = with_threads(self.sweep.resolved(params, seed), self.count)
+        spec = with_threads(self.sweep.resolved(params, seed), self.count, self.cores)
         values = spec.model_dump(mode="json")
         values["tracking"]["uri"] = redact(spec.tracking.uri)
         info = RunInfo(
@@ -125,7 +133,8 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
     """
     base = sweep.resolved({})
     check_inputs(base)
-    sweeping = Sweeping(sweep, folder, base, slots_of(base, sweep.spec.slots))
+    count = slots_of(base, sweep.spec.slots)
+    sweeping = Sweeping(sweep, folder, base, count, None if where is None else where.cores(count))
     sweeping.run_id = f"{sweep.spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     if sweep.spec.search.method != "optuna":
         for params in trials_of(sweep):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,11 @@ def on_nodes() -> Where:
     def do(task: Task, arguments: dict[str, Any]) -> None:
         spec = RunInfo.from_json(arguments["context"]).parsed()
         alone = task.kind not in ("phases", "optimizers") or spec.compute.most_workers == 1
-        needs = {"num_cpus": int(alone), "num_gpus": int(needs_gpu(task.kind, spec))}
+        gpu = needs_gpu(task.kind, spec)
+        # As many cores as it has threads: two pieces on a node do not take each other's. More than any node has would
+        # be waited for without end.
+        cores = 1 if gpu else min(spec.compute.threads or 1, max(_cores_of_nodes(), default=1))
+        needs = {"num_cpus": cores * alone, "num_gpus": int(gpu)}
         # Never again by Ray itself: the next attempt begins with a look at what is there.
         remote = ray.remote(max_retries=0, **needs)(call_there).remote(task.target, arguments)
         under_way.add(remote)
@@ -90,7 +95,28 @@ def on_nodes() -> Where:
         for remote in list(under_way):
             ray.cancel(remote, force=False)  # a KeyboardInterrupt there
 
-    return Where(do, stop)
+    return Where(do, stop, lambda slots: shared(_cores_of_nodes(), slots))
+
+
+def _cores_of_nodes() -> list[int]:
+    """The cores of every node that has some; the head of a RayJob has none for work."""
+    import ray
+
+    found = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return [cores for cores in found if cores]
+
+
+def shared(nodes: Sequence[int], slots: int) -> int:
+    """Cores that so many slots have together, where no piece of work is spread over two nodes.
+
+    Args:
+        nodes: The cores of each node; none while a cluster that grows by itself has no node yet.
+        slots: Pieces of work at a time.
+    """
+    if not nodes:
+        return slots
+    on_one = -(-slots // len(nodes))  # the slots that the fullest node has
+    return slots * max(1, min(nodes) // on_one)
 
 
 def call_there(target: str, arguments: dict[str, Any]) -> None:

@@ -48,10 +48,12 @@ class Where:
     Attributes:
         do: Does a piece of work with all its arguments, and returns when it has ended.
         stop: Asks all work under way to end, as by a Ctrl-C: each piece saves its state first.
+        cores: That so many slots have together; None: this machine's.
     """
 
     do: Callable[[Task, dict[str, Any]], None]
     stop: Callable[[], None]
+    cores: Callable[[int], int | None] = lambda slots: None
 
 
 def _in_session(task: Task, arguments: dict[str, Any]) -> None:
