@@ -266,6 +266,12 @@ def main() -> None:
             if options.only in (None, which):
                 found.append(compared(which, Path(name), rows, space))
                 show(found[-1])
+    missed = [
+        f"{one['name']}, {what}: {measured:.3f}, limit {limit:.2f}"
+        for one in found
+        for what, measured, limit in limits(one)
+        if measured > limit and not options.small
+    ]
     if options.out is not None:
         options.out.write_text(json.dumps(found, indent=1) + "\n")
     if options.measured is not None:
@@ -273,23 +279,30 @@ def main() -> None:
             f"seconds of training over expected ones, of {found[0]['distinct']} phases of the sweep {found[0]['name']}"
         )
         options.measured.write_text(json.dumps({"about": about, "rows": rows, "ratios": found[0]["ratios"]}) + "\n")
+    if missed:
+        raise SystemExit("\n".join(["over the limit:", *missed]))
+
+
+def limits(one: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """What is limited, what was measured, and the limit."""
+    return [
+        ("of the plain sweep's time", one["seconds"] / one["plain_seconds"], 0.40 if one["name"] == FOLLOWED else 0.80),
+        ("seconds once more", one["again_seconds"], 20.0),
+        ("of its steps' time on the slots", one["seconds"] / (one["pieces_seconds"] / SLOTS), 1.25),
+    ]
 
 
 def show(one: dict[str, Any]) -> None:
     """Print one sweep's figures."""
-    limit = 0.40 if one["name"] == FOLLOWED else 0.80
     print(
         f"{one['name']}: {one['trials']} trials, {one['asked']} phases asked for, {one['distinct']} distinct, "
-        f"{one['trained']} trained; the same metrics to the last digit"
+        f"{one['trained']} trained, once more {one['trained_again']}; the same metrics to the last digit"
     )
-    ratio = one["seconds"] / one["plain_seconds"]
-    print(f"  sweep {one['seconds']:.1f} s, plain {one['plain_seconds']:.1f} s: {ratio:.3f} (limit {limit:.2f})")
-    print(f"  once more: {one['again_seconds']:.1f} s (limit 20), {one['trained_again']} trained")
-    shared, work = one["pieces_seconds"] / SLOTS, one["work_seconds"] / SLOTS
-    print(
-        f"  the steps' time on {SLOTS} slots {shared:.1f} s: overhead {one['seconds'] / shared:.3f} (limit 1.25); "
-        f"training and evaluating alone {work:.1f} s: {one['seconds'] / work:.3f}"
-    )
+    print(f"  sweep {one['seconds']:.1f} s, plain {one['plain_seconds']:.1f} s")
+    for what, measured, limit in limits(one):
+        print(f"  {what}: {measured:.3f} (limit {limit:.2f})")
+    work = one["work_seconds"] / SLOTS
+    print(f"  of training and evaluating alone ({work:.1f} s on {SLOTS} slots): {one['seconds'] / work:.3f}")
 
 
 if __name__ == "__main__":
