@@ -1,8 +1,9 @@
 """What a trial asks for, as pieces of work with the keys of their results.
 
 A trial is a run of one spec with one seed. Its data, scores and splits come first: only when the split is in the store
-can the keys of its phases be told, as they hold the promised order of the examples. Trials whose keys are all the same
-are the same trial, whatever their parameters say: one tier has one order, and two cuts may split alike.
+can the keys of its phases be told, as they hold the promised order of the examples. Trials whose phases and evaluations
+have the same keys are the same trial, whatever their parameters and their splits say: one tier has one order, however
+it is scored, and two cuts may split alike.
 """
 
 from __future__ import annotations
@@ -74,8 +75,12 @@ class Chain:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What makes two trials the same: their results' keys."""
-        return tuple(task.work.key for task in self.tasks)
+        """What makes two trials the same: what is trained and what it comes to, of controls too.
+
+        Not how that was come by. Keys of scores and splits hold settings that need not change a single tier; what of a
+        split matters, phases and evaluations hold: the examples in order, and the held-out part with its tiers.
+        """
+        return tuple(task.work.key for task in self.tasks if task.kind in ("phases", "evaluations"))
 
     def upto(self, phases: int | None) -> tuple[Task, ...]:
         """The tasks of its first phases, the evaluation of the last among them; all where None."""

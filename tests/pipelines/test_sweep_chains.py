@@ -63,6 +63,24 @@ def test_trials_that_mean_the_same_are_the_same(chain):
     assert down.identity != chain({"splitting.tiers": 3, "curriculum.order": "descending", RATE: 1e-4}).identity
 
 
+def test_one_tier_is_the_same_however_it_is_scored_and_two_cuts_that_split_alike_are_one(chain):
+    """The scores and splits have keys of their own, and they do not decide."""
+    one, other = (chain({"splitting.tiers": 1, "scoring.method": method}) for method in ("column", "length"))
+    assert one.tasks[2].work.key != other.tasks[2].work.key
+    assert one.identity == other.identity
+
+    def cut(*thresholds):
+        return chain({"splitting": {"tiers": 2, "cut": "thresholds", "thresholds": list(thresholds)}})
+
+    assert cut(2.4).tasks[2].work.key != cut(2.400001).tasks[2].work.key
+    assert cut(2.4).identity == cut(2.400001).identity != cut(3.4).identity
+
+
+def test_controls_that_differ_make_other_trials(chain):
+    params = {"splitting.tiers": 2}
+    assert chain({**params, "controls": []}).identity != chain({**params, "controls": ["one_off"]}).identity
+
+
 def test_what_does_not_change_the_weights_is_no_other_trial(chain):
     """Two batch sizes of evaluations are two, two names of sources are one."""
     params = {"splitting.tiers": 2}

@@ -43,6 +43,24 @@ def test_a_trial_that_is_told_apart_from_every_other_wins(swept):
     assert "Each was trained once, so luck in training is not excluded" in judged.text
 
 
+def test_a_winner_is_not_compared_with_its_own_twin(world):
+    """Thresholds that cut alike: the best trial has a twin, which has another split and the same phases."""
+    cuts = [[2.4], [2.400001], [3.4]]
+    base = {"splitting": {"tiers": 2, "cut": "thresholds", "thresholds": [2.4]}}
+    sweep = world.sweep({"splitting.thresholds": cuts}, base)
+    skill = lambda order, spec, seed: 0.95 if spec.splitting.thresholds[0] < 3 else 0.1  # noqa: E731  # as short as a table
+    work, _ = world.run(hands := sweep_world.Hands(world.store, skill=skill))
+    trials = world.trials(sweep, [{"splitting.thresholds": cut} for cut in cuts])
+    for trial in trials:
+        work.ask(trial)
+    sweep_world.finish(work)
+    assert trials[1].same is trials[0]
+    assert hands.done.count("split into 2") == 3
+    assert sum(label.startswith("train") for label in hands.done) == 4
+    assert judge(sweep, work, trials, []).text.startswith("Winner: trial 1 (thresholds 2.4) with")
+    assert work.metrics(trials[1]) == work.metrics(trials[0]) != {}
+
+
 def test_equal_trials_have_no_winner(swept):
     judged = judge(*swept(sweep_world.by_order({})))
     assert judged.text.startswith("No winner at this budget: trial ")
