@@ -293,8 +293,8 @@ def _repeat(sweeping: Sweeping, run: SweepRun) -> None:
     name, sign = sweeping.sweep.spec.objective.name, 1 if sweeping.sweep.spec.objective.mode == "max" else -1
     ended = [trial for trial in sweeping.trials if trial.same is None and name in run.metrics(trial)]
     best = sorted(ended, key=lambda trial: -sign * run.metrics(trial)[name])[: search.promising]
-    for trial in best:
-        for further in range(1, search.seeds):
+    for further in range(1, search.seeds):  # seed by seed: a budget that ends between two leaves what can be compared
+        for trial in best:
             sweeping.repeats.append(sweeping.trial(trial.params, sweeping.base.seed + further, trial.number))
     for repeat in sweeping.repeats:
         run.ask(repeat)

@@ -43,7 +43,16 @@ class Results:
 
 def results_of(sweep: Sweep, run: SweepRun, trials: Sequence[Trial], repeats: Sequence[Trial]) -> Results:
     """The results so far."""
-    return Results(sweep, run, trials, repeats, judge(sweep, run, trials, repeats))
+    try:
+        judged = judge(sweep, run, trials, repeats)
+    except Exception as error:  # a result that cannot be read must not take the table of all others with it
+        judged = Judged([f"The trials could not be compared: {_reason(error)}."], None, [], [])
+        print(f"warning: there is no verdict: {_reason(error)}", file=sys.stderr)
+    return Results(sweep, run, trials, repeats, judged)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def as_json(results: Results) -> dict[str, Any]:
@@ -143,6 +152,5 @@ def write_results(results: Results, folder: Path) -> dict[str, Any]:
     try:
         write_page(written, folder)
     except Exception as error:  # the page is made of what is in sweep.json, and must not hide it
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"warning: {PAGE_FILE} could not be written: {reason}", file=sys.stderr)
+        print(f"warning: {PAGE_FILE} could not be written: {_reason(error)}", file=sys.stderr)
     return written

@@ -8,7 +8,7 @@ import pytest
 
 from components.common.errors import DataError
 from pipelines.sweep_results import results_of, write_results
-from pipelines.sweep_verdict import judge
+from pipelines.sweep_verdict import comparable, judge
 from tests.pipelines import sweep_world
 
 ORDERS = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [3, 2, 1]]
@@ -110,9 +110,51 @@ def test_with_two_seeds_both_count_and_the_verdict_says_that_this_flatters(swept
     assert "The seed that chose them counts too" in judged.text
 
 
-def test_a_trial_whose_repetitions_are_not_finished_is_no_candidate(swept):
-    judged = judge(*swept(lucky, repeated={(1, 6), (1, 7), (2, 6)}))
-    assert [trial.number for trial in judged.candidates] == [1]
+def test_unfinished_repetitions_are_compared_with_the_seeds_that_two_trials_have_in_common(swept):
+    judged = judge(*swept(lucky, repeated={(1, 6), (1, 7), (2, 6)}, search={"seeds": 3}))
+    assert ([trial.number for trial in judged.candidates], judged.seeds) == ([1, 2], [5, 6])
+    assert judged.contest.chances[0] < 1.0
+    assert judged.text.endswith("three seeds leave it out. Of 3 seeds, 2 are done.")
+
+
+def test_what_has_fewer_of_the_seeds_is_not_compared_and_named(swept):
+    repeated = {(1, 6), (1, 7), (2, 6), (2, 7), (3, 6)}
+    judged = judge(*swept(lucky, repeated=repeated, search={"seeds": 3}))
+    assert ([trial.number for trial in judged.candidates], judged.seeds) == ([1, 2], [6, 7])
+    assert judged.text.endswith("Not compared is what has no result with all of these seeds: trial 3.")
+
+
+@pytest.mark.parametrize("repeated", [{(1, 6), (1, 7)}, {(1, 6), (2, 7)}])
+def test_where_no_two_trials_share_a_further_seed_the_first_round_is_the_verdict_and_says_so(swept, repeated):
+    judged = judge(*swept(sweep_world.by_order(CLEAR), repeated=repeated, search={"seeds": 3}))
+    assert ([trial.number for trial in judged.candidates], judged.seeds) == ([1, 2, 3, 4], [5])
+    assert judged.text.startswith("Winner: trial 1 ")
+    assert "these are the runs of the first round, one of each" in judged.text
+    assert "`search.seeds`" not in judged.text  # which was asked for
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        ({1: [5], 2: [5]}, ([1, 2], [5])),
+        ({1: [5, 6, 7]}, ([1], [5, 6, 7])),
+        ({1: [5, 6], 2: [5, 6], 3: [5, 7]}, ([1, 2], [5, 6])),
+        ({1: [5, 6, 7], 2: [5, 6], 3: [5, 6, 7], 4: [5]}, ([1, 3], [5, 6, 7])),
+        ({1: [5, 6], 2: [5, 6], 3: [5, 7], 4: [5, 7], 5: [5, 7]}, ([3, 4, 5], [5, 7])),
+    ],
+)
+def test_the_most_seeds_that_two_trials_share_decide_and_then_the_most_trials(seeds, expected):
+    assert comparable({number: dict.fromkeys(each) for number, each in seeds.items()}, 5) == expected
+
+
+def test_a_result_that_cannot_be_read_takes_the_verdict_and_not_the_table(swept, world, tmp_path, capsys):
+    found = swept(sweep_world.by_order(CLEAR))
+    next(world.store.root.glob("evaluations/*/examples.parquet")).write_bytes(b"none")
+    written = write_results(results_of(*found), tmp_path)
+    assert written["verdict"].startswith("The trials could not be compared: ")
+    assert (written["contest"], len(written["table"])) == (None, 4)
+    assert json.loads((tmp_path / "sweep.json").read_text()) == written
+    assert "warning: there is no verdict: " in capsys.readouterr().err
 
 
 def test_per_example_results_that_are_gone_are_said_to_be(swept, world):
