@@ -33,6 +33,7 @@ from pipelines.sweep_screen import SweepScreen
 from pipelines.sweep_slots import SESSION, Slots, Where
 from pipelines.sweep_space import Params, tiers_of, trials_of
 from pipelines.sweep_spec import Sweep
+from pipelines.sweep_suggest import choices
 from pipelines.sweep_tracking import SweepTracking
 from pipelines.sweep_tune import OBJECTIVE, TOKENS, Tuning, suggested
 
@@ -125,6 +126,8 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
         for params in trials_of(sweep):
             sweeping.new_trial(params)
         _check_all(sweeping.trials)
+    else:
+        _check_all([sweeping.trial(params, base.seed, 0) for params in choices(sweep)])
     folder.mkdir(parents=True, exist_ok=True)
     store = Store(base.store)
     store.clear_staging()
@@ -135,7 +138,7 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
     )
     here = session(folder / "ray-logs") if where is None else contextlib.nullcontext()
     with tracking, here, Slots(sweeping.count, folder / LOG_FILE, where or SESSION) as slots, screen.following():
-        measured = Measured(sweep.spec.objective.name)
+        measured = Measured(sweep.spec.objective)
 
         def on_event(what: str, task: Task, trial: Trial, seconds: float) -> None:
             screen.event(what, task, trial, seconds)
@@ -144,12 +147,14 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
                 measured.check(store, task.work.key)
 
         run = SweepRun(store, slots, sweep.spec.stop.scheduler != "none", on_event)
+        run.on_chain = lambda trial: measured.look(store, trial)
         run.limit(sweep.spec.budget.hours, sweep.spec.budget.phases)
         screen.begin(run, sweeping.trials)
         tracking.begin(run)
         results: Results | None = None
         try:
             _round(sweeping, run, sweeping.trials, proposes=sweep.spec.search.method == "optuna")
+            measured.settle(run, sweeping.trials)
             _repeat(sweeping, run)
         finally:
             # Also of a sweep that was stopped: what is known is shown, and the same command goes on from there.
@@ -237,7 +242,7 @@ def _told(
     reports: list[dict[str, float]] = []
     tokens, whole = 0, len([key for key in trial.chain.evaluations if key])
     for phase, key in enumerate(trial.chain.evaluations):
-        tokens += trial.chain.tokens[phase]
+        tokens += trial.chain.tokens[phase] or 0  # None only where nobody counts: `Sweep.resolved` refuses ASHA there
         if not key:
             continue
         metrics = run.metrics(trial, phase) if not gradual or len(reports) <= seen else {}
