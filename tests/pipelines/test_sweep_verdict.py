@@ -104,6 +104,34 @@ def test_with_three_seeds_the_one_that_chose_does_not_count(swept):
     assert "Counted are the 2 further seeds" in judged.text
 
 
+def test_the_table_begins_with_the_compared_by_what_the_verdict_counts(swept, tmp_path):
+    """Trial 1 is the best by the seed that chose, and the worse of the two that were repeated."""
+
+    def skill(order, spec, seed):
+        further = {"1-2-3": 0.3, "1-3-2": 0.6}.get(order, 0.9)
+        return {"1-2-3": 0.95, "1-3-2": 0.5}.get(order, 0.7) if seed == 5 else further
+
+    repeated = {(number, seed) for number in (1, 2) for seed in (6, 7)}
+    written = write_results(results_of(*swept(skill, repeated=repeated)), tmp_path)
+    assert [row["trial"] for row in written["table"]] == [2, 1, 3, 4]
+    assert written["contest"]["leader"] == 2
+
+
+def test_losses_of_answers_that_are_counted_differently_are_not_compared(swept, world):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = swept(sweep_world.by_order(CLEAR), objective={"metric": "loss.nats_per_token", "mode": "min"})
+    assert judge(*found).contest is not None
+    path = next(world.store.root.glob("evaluations/*/examples.parquet"))
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("tokens")
+    pq.write_table(table.set_column(place, "tokens", pa.array([2] * table.num_rows, pa.int32())), path)
+    judged = judge(*found)
+    assert judged.contest is None
+    assert judged.text.startswith("The trials count the tokens of the same answers differently")
+
+
 def test_with_two_seeds_both_count_and_the_verdict_says_that_this_flatters(swept):
     judged = judge(*swept(lucky, repeated={(1, 6), (2, 6)}))
     assert judged.seeds == [5, 6]
