@@ -63,14 +63,14 @@ class Chain:
         tasks: Parents before children.
         phases: The keys of the main curriculum's phases, in order.
         evaluations: The key of each of these phases' evaluation; empty where it is not evaluated.
-        tokens: Of each of these phases the examples it sees, or tokens where the split tells them.
+        tokens: That each of these phases will see, as the split tells; None of one with data of its own.
         estimated: Whether the seconds of all phases come from experience.
     """
 
     tasks: tuple[Task, ...]
     phases: tuple[str, ...]
     evaluations: tuple[str, ...]
-    tokens: tuple[int, ...]
+    tokens: tuple[int | None, ...]
     estimated: bool
 
     @property
@@ -138,7 +138,7 @@ class Chains:
         tasks = list(self.beginning(spec, seed))
         split = tasks[2].work.key
         own = self._own(spec, seed, tasks[0].work.key)
-        main: tuple[list[str], list[str], list[int]] = ([], [], [])
+        main: tuple[list[str], list[str], list[int | None]] = ([], [], [])
         for curriculum in expand(spec, seed):
             keys, measured, counts = self._curriculum(spec, seed, curriculum, split, own, tasks)
             if curriculum.name == MAIN:
@@ -155,14 +155,14 @@ class Chains:
         split: str,
         own: dict[tuple[str, int, int], str],
         tasks: list[Task],
-    ) -> tuple[list[str], list[str], list[int]]:
+    ) -> tuple[list[str], list[str], list[int | None]]:
         """Add a curriculum's tasks; the keys of its phases, of their evaluations, and their tokens."""
         from components.training.step import phase_files, selection_digest, span_of
 
         folder = self._folder("splits", split)
         keys: list[str] = []
         measured: list[str] = []
-        counts: list[int] = []
+        counts: list[int | None] = []
         parent = self._digest(spec.model.path)
         for plan in curriculum.phases:
             place = {"curriculum": curriculum.name, "index": plan.index, "seed": seed}
@@ -196,7 +196,7 @@ class Chains:
                 self.carried.add(key)
             keys.append(key)
             parent = key
-            counts.append(seen or len(order))
+            counts.append(None if data else seen)
             measured.append("")
             if self._every or plan is curriculum.phases[-1]:
                 measured[-1] = evaluation_key(spec.at("evaluation"), key, self._held_out(folder))

@@ -116,8 +116,8 @@ def test_data_of_a_phase_of_its_own_are_prepared_before_the_phases(chain, tmp_pa
     made = chain({"splitting.tiers": 1, "curriculum.then": then})
     assert labels(made)[:4] == ["prepare", "score", "split into 1", "prepare data of phase 2"]
     assert made.tasks[-2].needs["data"] == made.tasks[3].work.key
-    held_out = 1  # of the six, by hash
-    assert made.tokens[1] == 6 - held_out
+    assert made.tokens[0] > 60  # of the 60 examples of the tier
+    assert made.tokens[1] is None  # which nobody knows before they are trained on
 
 
 def test_controls_are_trained_and_evaluated_beside_the_main_curriculum(chain):
