@@ -34,6 +34,7 @@ from pipelines.sweep_screen import SweepScreen
 from pipelines.sweep_slots import SESSION, Slots, Where
 from pipelines.sweep_space import Params, tiers_of, trials_of
 from pipelines.sweep_spec import Sweep
+from pipelines.sweep_suggest import choices
 from pipelines.sweep_tracking import SweepTracking
 from pipelines.sweep_tune import OBJECTIVE, TOKENS, Tuning, suggested
 
@@ -140,6 +141,8 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
         for params in trials_of(sweep):
             sweeping.new_trial(params)
         _check_all(sweeping.trials)
+    else:
+        _check_all([sweeping.trial(params, base.seed, 0) for params in choices(sweep)])
     folder.mkdir(parents=True, exist_ok=True)
     store = Store(base.store)
     store.clear_staging()
@@ -150,7 +153,7 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
     )
     here = session(folder / "ray-logs") if where is None else contextlib.nullcontext()
     with tracking, here, Slots(sweeping.count, folder / LOG_FILE, where or SESSION) as slots, screen.following():
-        measured = Measured(sweep.spec.objective.name)
+        measured = Measured(sweep.spec.objective)
 
         def on_event(what: str, task: Task, trial: Trial, seconds: float) -> None:
             screen.event(what, task, trial, seconds)
@@ -159,12 +162,14 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
                 measured.check(store, task.work.key)
 
         run = SweepRun(store, slots, sweep.spec.stop.scheduler != "none", on_event)
+        run.on_chain = lambda trial: measured.look(store, trial)
         run.limit(sweep.spec.budget.hours, sweep.spec.budget.phases)
         screen.begin(run)
         tracking.begin(run)
         results: Results | None = None
         try:
             _round(sweeping, run, sweeping.trials, proposes=sweep.spec.search.method == "optuna")
+            measured.settle(run, sweeping.trials)
             _repeat(sweeping, run)
         finally:
             # Also of a sweep that was stopped: what is known is shown, and the same command goes on from there.
@@ -247,7 +252,7 @@ def _told(
     reports: list[dict[str, float]] = []
     tokens, whole = 0, len([key for key in trial.chain.evaluations if key])
     for phase, key in enumerate(trial.chain.evaluations):
-        tokens += trial.chain.tokens[phase]
+        tokens += trial.chain.tokens[phase] or 0  # None only where nobody counts: `Sweep.resolved` refuses ASHA there
         if not key:
             continue
         metrics = run.metrics(trial, phase) if not gradual or len(reports) <= seen else {}
@@ -303,8 +308,8 @@ def _repeat(sweeping: Sweeping, run: SweepRun) -> None:
     name, sign = sweeping.sweep.spec.objective.name, 1 if sweeping.sweep.spec.objective.mode == "max" else -1
     ended = [trial for trial in sweeping.trials if trial.same is None and name in run.metrics(trial)]
     best = sorted(ended, key=lambda trial: -sign * run.metrics(trial)[name])[: search.promising]
-    for trial in best:
-        for further in range(1, search.seeds):
+    for further in range(1, search.seeds):  # seed by seed: a budget that ends between two leaves what can be compared
+        for trial in best:
             sweeping.repeats.append(sweeping.trial(trial.params, sweeping.base.seed + further, trial.number))
     for repeat in sweeping.repeats:
         run.ask(repeat)

@@ -1,8 +1,9 @@
 """What a trial asks for, as pieces of work with the keys of their results.
 
 A trial is a run of one spec with one seed. Its data, scores and splits come first: only when the split is in the store
-can the keys of its phases be told, as they hold the promised order of the examples. Trials whose keys are all the same
-are the same trial, whatever their parameters say: one tier has one order, and two cuts may split alike.
+can the keys of its phases be told, as they hold the promised order of the examples. Trials whose phases and evaluations
+have the same keys are the same trial, whatever their parameters and their splits say: one tier has one order, however
+it is scored, and two cuts may split alike.
 """
 
 from __future__ import annotations
@@ -63,20 +64,24 @@ class Chain:
         tasks: Parents before children.
         phases: The keys of the main curriculum's phases, in order.
         evaluations: The key of each of these phases' evaluation; empty where it is not evaluated.
-        tokens: Of each of these phases the examples it sees, or tokens where the split tells them.
+        tokens: That each of these phases will see, as the split tells; None of one with data of its own.
         estimated: Whether the seconds of all phases come from experience.
     """
 
     tasks: tuple[Task, ...]
     phases: tuple[str, ...]
     evaluations: tuple[str, ...]
-    tokens: tuple[int, ...]
+    tokens: tuple[int | None, ...]
     estimated: bool
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What makes two trials the same: their results' keys."""
-        return tuple(task.work.key for task in self.tasks)
+        """What makes two trials the same: what is trained and what it comes to, of controls too.
+
+        Not how that was come by. Keys of scores and splits hold settings that need not change a single tier; what of a
+        split matters, phases and evaluations hold: the examples in order, and the held-out part with its tiers.
+        """
+        return tuple(task.work.key for task in self.tasks if task.kind in ("phases", "evaluations"))
 
     def upto(self, phases: int | None) -> tuple[Task, ...]:
         """The tasks of its first phases, the evaluation of the last among them; all where None."""
@@ -135,7 +140,7 @@ class Chains:
         tasks = list(self.beginning(spec, seed))
         split = tasks[2].work.key
         own = self._own(spec, seed, tasks[0].work.key)
-        main: tuple[list[str], list[str], list[int]] = ([], [], [])
+        main: tuple[list[str], list[str], list[int | None]] = ([], [], [])
         for curriculum in expand(spec, seed):
             keys, measured, counts = self._curriculum(spec, seed, curriculum, split, own, tasks)
             if curriculum.name == MAIN:
@@ -152,14 +157,14 @@ class Chains:
         split: str,
         own: dict[tuple[str, int, int], str],
         tasks: list[Task],
-    ) -> tuple[list[str], list[str], list[int]]:
+    ) -> tuple[list[str], list[str], list[int | None]]:
         """Add a curriculum's tasks; the keys of its phases, of their evaluations, and their tokens."""
         from components.training.step import phase_files, selection_digest, span_of
 
         folder = self._folder("splits", split)
         keys: list[str] = []
         measured: list[str] = []
-        counts: list[int] = []
+        counts: list[int | None] = []
         parent = self._digest(spec.model.path)
         for plan in curriculum.phases:
             place = {"curriculum": curriculum.name, "index": plan.index, "seed": seed}
@@ -193,7 +198,7 @@ class Chains:
                 self.carried.add(key)
             keys.append(key)
             parent = key
-            counts.append(seen or len(order))
+            counts.append(None if data else seen)
             measured.append("")
             if self._every or plan is curriculum.phases[-1]:
                 asked = spec.at("evaluation")

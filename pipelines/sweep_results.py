@@ -43,21 +43,35 @@ class Results:
 
 def results_of(sweep: Sweep, run: SweepRun, trials: Sequence[Trial], repeats: Sequence[Trial]) -> Results:
     """The results so far."""
-    return Results(sweep, run, trials, repeats, judge(sweep, run, trials, repeats))
+    try:
+        judged = judge(sweep, run, trials, repeats)
+    except Exception as error:  # a result that cannot be read must not take the table of all others with it
+        judged = Judged([f"The trials could not be compared: {_reason(error)}."], None, [], [])
+        print(f"warning: there is no verdict: {_reason(error)}", file=sys.stderr)
+    return Results(sweep, run, trials, repeats, judged)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """What sweep.json holds; the table's best trial first, those without a result last."""
+    """What sweep.json holds; in the table those that were compared come first, the best before the others.
+
+    Then those that were not, by their first run, and last those without a result.
+    """
     run, objective = results.run, results.sweep.spec.objective
     distinct = [trial for trial in results.trials if trial.same is None]
     sign = 1 if objective.mode == "max" else -1
     rows = [_row(results, trial) for trial in distinct]
-    rows.sort(
-        key=lambda row: (
-            row["metrics"].get(objective.name) is None,
-            -sign * (row["metrics"].get(objective.name) or 0.0),
-        )
-    )
+    compared = _compared(results.judged)
+
+    def rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
+        own = row["metrics"].get(objective.name)
+        value = compared.get(row["trial"], own)
+        return row["trial"] not in compared, value is None, -sign * (value or 0.0)
+
+    rows.sort(key=rank)
     nodes = [node for node in run.planner.nodes() if node.work.counted]
     asked = [task for trial in [*distinct, *results.repeats] for task in trial.asked]
     return {
@@ -77,6 +91,13 @@ def as_json(results: Results) -> dict[str, Any]:
         "table": rows,
         "tree": tree_of(run, [*distinct, *results.repeats]),
     }
+
+
+def _compared(judged: Judged) -> dict[int, float]:
+    """The value of every candidate over the seeds that count, by the trial's number."""
+    if judged.contest is None:
+        return {}
+    return {trial.number: value for trial, value in zip(judged.candidates, judged.contest.values, strict=True)}
 
 
 def _contest(judged: Judged) -> dict[str, Any] | None:
@@ -111,7 +132,7 @@ def _row(results: Results, trial: Trial) -> dict[str, Any]:
         "reason": run.reason(trial),
         "metrics": run.metrics(trial),
         "by_seed": {str(seed): value for seed, value in values.items() if value is not None},
-        "tokens": sum(trial.chain.tokens) if trial.chain is not None else None,
+        "tokens": run.tokens(trial),
         "keys": list(trial.chain.phases) if trial.chain is not None else [],
         "tiers": trial.spec.splitting.tiers,
         "order": _order(trial),
@@ -143,6 +164,5 @@ def write_results(results: Results, folder: Path) -> dict[str, Any]:
     try:
         write_page(written, folder)
     except Exception as error:  # the page is made of what is in sweep.json, and must not hide it
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"warning: {PAGE_FILE} could not be written: {reason}", file=sys.stderr)
+        print(f"warning: {PAGE_FILE} could not be written: {_reason(error)}", file=sys.stderr)
     return written

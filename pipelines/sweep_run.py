@@ -5,12 +5,14 @@ This module knows neither Ray Tune nor the screen: who decides which trials ther
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from components.common.checkpoints import clear_finished, unfinished
+from components.common.errors import UserError
 from components.common.records import RunInfo
 from components.common.spec import Spec
 from components.common.store import Store
@@ -78,6 +80,8 @@ class SweepRun:
         self.trained: dict[str, float] = {}
         self.changes = 0
         """Grows whenever a trial may have come to something new."""
+        self.on_chain: Callable[[Trial], None] = lambda trial: None
+        """Told of every trial as its phases become known, before any of them is begun; may refuse it."""
         self.slot_seconds = 0.0
         self._slots = slots
         self._on_event = on_event
@@ -154,6 +158,7 @@ class SweepRun:
                 left.append((trial, phases))
             elif state == "done":
                 trial.chain = self.chains.whole(trial.spec, trial.seed)
+                self.on_chain(trial)
                 same = self._identities.setdefault(trial.chain.identity, trial)
                 if same is not trial:
                     trial.same = same
@@ -217,6 +222,21 @@ class SweepRun:
             return {}
         entry = self.store.find("evaluations", trial.chain.evaluations[phase])
         return {} if entry is None else dict(entry.info["metrics"])
+
+    def tokens(self, trial: Trial) -> int | None:
+        """Tokens that a trial's phases were trained on, as they noted themselves: of those it asked for that are done.
+
+        None where there are none yet, or the store is away.
+        """
+        trial = trial.same or trial
+        asked = [task.work.key for task in trial.asked]
+        phases = () if trial.chain is None else trial.chain.phases
+        done = [key for key in phases if key in asked and self.planner.node(key).state == "done"]
+        found: list[int] = []
+        with contextlib.suppress(UserError):  # a store that is away must not take the results with it
+            entries = [self.store.find("phases", key) for key in done]
+            found = [entry.info["tokens"] for entry in entries if entry is not None and "tokens" in entry.info]
+        return sum(found) if found and len(found) == len(done) else None
 
     def _take(self, outcome: Outcome) -> None:
         key, planner = outcome.task.work.key, self.planner

@@ -28,6 +28,10 @@ def _short(value: Any) -> str:
     return "-".join(str(item) for item in value) if isinstance(value, list) else str(value)
 
 
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
 class SweepScreen:
     """Follows a sweep.
 
@@ -88,13 +92,17 @@ class SweepScreen:
         """Show what is known."""
         self._bars.stop()
         table = Table(box=None, pad_edge=False)
-        for column in ("trial", "", self._objective.name, "state"):
+        found = written["contest"] or {"seeds": [], "candidates": []}
+        compared = {one["trial"]: one["value"] for one in found["candidates"]}
+        several = len(found["seeds"]) > 1
+        over = [f"mean of seeds {', '.join(map(str, found['seeds']))}"] if several else []
+        for column in ("trial", "", *over, self._objective.name, "state"):
             table.add_column(column, overflow="fold")
         rows = written["table"]
         for row in rows[:_SHOWN]:
-            value = row["metrics"].get(self._objective.name)
-            shown = "" if value is None else f"{value:.3f}"
-            table.add_row(str(row["trial"]), described(row["params"]), shown, row["state"])
+            mean = [_number(compared.get(row["trial"]))] if several else []
+            own = _number(row["metrics"].get(self._objective.name))
+            table.add_row(str(row["trial"]), described(row["params"]), *mean, own, row["state"])
         self._console.print()
         self._console.print(table)
         if len(rows) > _SHOWN:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from components.common.errors import SpecError
+from components.common.spec import Spec
 from pipelines.sweep_spec import ORDER, TIERS, Integers, LogUniform, Sample, Sweep, Uniform, ends
 
 MOST_ORDERS = 5040
@@ -23,7 +24,7 @@ def trials_of(sweep: Sweep) -> list[Params]:
     """The trials of a grid or of a random search, equal ones once.
 
     Raises:
-        SpecError: If a grid has more trials than `search.trials` allows.
+        SpecError: If a grid has more trials than `search.trials` allows, or no order fits a number of tiers.
     """
     found = _grid(sweep) if sweep.spec.search.method == "grid" else _random(sweep)
     different: dict[str, Params] = {}
@@ -40,7 +41,8 @@ def trials_of(sweep: Sweep) -> list[Params]:
 
 def tiers_of(sweep: Sweep, params: Params) -> int:
     """The number of tiers of a trial."""
-    return int(params.get(TIERS, sweep.values.get("splitting", {}).get("tiers", 3)))
+    splitting = params.get("splitting", sweep.values.get("splitting")) or {}
+    return int(params.get(TIERS, splitting.get("tiers", Spec.model_fields["splitting"].default.tiers)))
 
 
 def draw_order(tiers: int, draw: random.Random) -> list[int]:
@@ -60,10 +62,10 @@ def _grid(sweep: Sweep) -> Iterator[Params]:
 
 
 def _orders(sweep: Sweep, tiers: int) -> list[Any]:
-    """The orders that a grid tries for a number of tiers; listed ones that are of another number are left out."""
+    """The orders that a grid tries for a number of tiers."""
     asked = sweep.spec.space[ORDER]
     if isinstance(asked, list):
-        return [order for order in asked if not isinstance(order, list) or len(order) == tiers]
+        return listed_orders(sweep, asked, tiers)
     every = math.factorial(tiers)
     if isinstance(asked, Sample) and asked.sample < every:
         draw = random.Random(f"{sweep.spec.search.seed}: orders of {tiers}")
@@ -76,6 +78,21 @@ def _orders(sweep: Sweep, tiers: int) -> list[Any]:
             f"the sweep {sweep.file}: {tiers} tiers have {every} orders", "draw some of them: `{sample: 100}`"
         )
     return [list(order) for order in itertools.permutations(range(1, tiers + 1))]
+
+
+def listed_orders(sweep: Sweep, asked: list[Any], tiers: int) -> list[Any]:
+    """The orders of a list that fit a number of tiers: words, and those that name as many.
+
+    Raises:
+        SpecError: If none does: trials of so many tiers would be missing without a word.
+    """
+    orders = [order for order in asked if not isinstance(order, list) or len(order) == tiers]
+    if not orders:
+        raise SpecError(
+            f"the sweep {sweep.file}: space.{ORDER} lists no order of {tiers} tiers",
+            f"add one, or a word that fits any (`descending`), or drop {tiers} from the numbers of tiers",
+        )
+    return orders
 
 
 def _points(dimension: Any) -> list[Any]:
@@ -103,10 +120,7 @@ def _random(sweep: Sweep) -> Iterator[Params]:
 def _drawn_order(sweep: Sweep, tiers: int, draw: random.Random) -> Any:
     asked = sweep.spec.space[ORDER]
     if isinstance(asked, list | Sample):
-        orders = _orders(sweep, tiers)
-        if not orders:
-            raise SpecError(f"the sweep {sweep.file}: space.{ORDER} lists no order of {tiers} tiers", "add one")
-        return draw.choice(orders)
+        return draw.choice(_orders(sweep, tiers))
     return draw_order(tiers, draw)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,10 @@ from pydantic import Field, ValidationError, model_validator
 from components.common.errors import SpecError
 from components.common.spec import Spec
 from components.common.spec_base import Strict
-from components.common.spec_file import allowed_keys, check, override, read_yaml, spec_from
+from components.common.spec_file import check, override, read_yaml, spec_from
 from components.common.tracking_connect import redact
+from pipelines.sweep_vary import ORDER, TIERS, check_base, check_keys
 
-ORDER = "curriculum.order"
-TIERS = "splitting.tiers"
 _DOCS = "docs/sweeps.md lists every key of a sweep; start from pipelines/specs/sweep_orders.yaml"
 
 
@@ -189,7 +187,15 @@ class Sweep:
         if "controls" not in params:
             values["controls"] = []
         named = ", ".join(f"{key}={value}" for key, value in params.items())
-        return spec_from(values, f"the trial {named}", self.base_file.parent)
+        spec = spec_from(values, f"the trial {named}", self.base_file.parent)
+        phases = [*(spec.curriculum.phases or []), *spec.curriculum.then]
+        if self.spec.stop.scheduler != "none" and any(phase.data for phase in phases):
+            raise SpecError(
+                f"the sweep {self.file}: `stop.scheduler: {self.spec.stop.scheduler}` counts rungs in training tokens, "
+                "and a phase has `data` of its own, whose tokens nobody knows before it has been trained",
+                "use `stop.scheduler: none`, or train that phase on tiers",
+            )
+        return spec
 
     def to_json(self) -> str:
         """The sweep as it is sent to a cluster, where its files are not."""
@@ -216,7 +222,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         overrides: `key.path=value` of the sweep where it has that key, else of the base spec.
 
     Raises:
-        SpecError: If either cannot be read, or a key of the space does not exist.
+        SpecError: If either cannot be read, or the space has what cannot be varied, or cannot be at all.
     """
     values = read_yaml(path)
     objective = values.get("objective")
@@ -235,60 +241,27 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         if item not in own:
             override(base, item)
     whole = spec_from(base, f"the base spec {base_file}", base_file.parent)
-    _check_keys(spec, path)
-    _check_base(spec, whole, path)
-    return Sweep(spec, path, base_file, base)
+    check_keys(spec.space, path)
+    check_base(spec, whole, path)
+    sweep = Sweep(spec, path, base_file, base)
+    if spec.search.method == "optuna":
+        from pipelines.sweep_suggest import choices
+
+        for params in choices(sweep):
+            sweep.resolved(params)
+    return sweep
 
 
-def _check_keys(spec: SweepSpec, path: Path) -> None:
-    import difflib
-
-    for key in spec.space:
-        parts = key.split(".")
-        for place, name in enumerate(parts):
-            if name.isdecimal():
-                continue
-            allowed = allowed_keys(parts[:place])
-            if allowed and name not in allowed:
-                near = difflib.get_close_matches(name, allowed, n=1)
-                hint = f"did you mean `{'.'.join([*parts[:place], near[0]])}`? " if near else ""
-                raise SpecError(
-                    f"the sweep {path}: space.{key}: the spec has no such key; {hint}allowed: {', '.join(allowed)}",
-                    "docs/spec.md lists every key",
-                )
-
-
-def _check_base(spec: SweepSpec, base: Spec, path: Path) -> None:
-    if base.seeds is not None:
-        raise SpecError(
-            f"the sweep {path}: the base spec repeats its run with `seeds`",
-            "use `search.seeds`, and drop `seeds` there",
-        )
-    if ORDER in spec.space and base.curriculum.phases is not None:
-        raise SpecError(
-            f"the sweep {path}: the base spec lists `curriculum.phases`, so {ORDER} changes nothing",
-            "drop the list from the base spec",
-        )
-    suites = base.evaluation.suites if "evaluation.suites" not in spec.space else ["loss", "verifiable"]
-    known = {"loss": "loss.nats_per_token", "verifiable": "verifiable.accuracy"}
-    names = [known[suite] for suite in suites]
-    if spec.objective.metric not in names:
-        raise SpecError(
-            f"the sweep {path}: objective.metric {spec.objective.metric!r} is measured by no suite of the base spec; "
-            f"there are: {', '.join(names)}",
-            "name one of them, or add its suite to `evaluation.suites`",
-        )
-    if found := re.fullmatch(r"tier_(\d+)", spec.objective.on):
-        counts = spec.space.get(TIERS, [base.splitting.tiers])
-        fewest = min(counts if isinstance(counts, list) else counts.integers)  # type: ignore[union-attr]  # of a count
-        if int(found[1]) > fewest:
-            raise SpecError(
-                f"the sweep {path}: objective.on is {spec.objective.on}, and there are trials of {fewest} tiers",
-                f"take one up to tier_{fewest}, or `held_out`",
-            )
-    cuts = spec.space.get("splitting.cut", [base.splitting.cut])
-    if TIERS in spec.space and "thresholds" in cuts and "splitting.thresholds" not in spec.space:
-        raise SpecError(
-            f"the sweep {path}: space.{TIERS} varies the number of tiers under fixed thresholds",
-            "use `splitting.cut: quantiles` or `tokens`, which work for any number",
-        )
+__all__ = [
+    "ORDER",
+    "TIERS",
+    "Integers",
+    "LogUniform",
+    "ObjectiveSpec",
+    "Sample",
+    "Sweep",
+    "SweepSpec",
+    "Uniform",
+    "ends",
+    "load_sweep",
+]

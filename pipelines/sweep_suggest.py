@@ -6,15 +6,17 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.sweep_space import draw_order, tiers_of
-from pipelines.sweep_spec import ORDER, Integers, LogUniform, Sample, Sweep, ends
+from pipelines.sweep_space import Params, draw_order, listed_orders, tiers_of
+from pipelines.sweep_spec import ORDER, TIERS, Integers, LogUniform, Sample, Sweep, ends
 
 _MOST_ORDERS = 120
 """Orders among which Optuna chooses; of more tiers than five so many are drawn."""
+_MOST_TRIED = 500
+"""Combinations of values that are tried before a sweep starts, each some milliseconds."""
 
 
 def suggester(sweep: Sweep, objective: str, before: Sequence[dict[str, Any]]) -> Any:
@@ -64,7 +66,7 @@ def orders_of(sweep: Sweep, tiers: int) -> list[Any]:
     """The orders among which is chosen, the same whenever asked."""
     asked = sweep.spec.space[ORDER]
     if isinstance(asked, list):
-        return [order for order in asked if not isinstance(order, list) or len(order) == tiers]
+        return listed_orders(sweep, asked, tiers)
     count = asked.sample if isinstance(asked, Sample) else _MOST_ORDERS
     if math.factorial(tiers) <= count:
         return [list(order) for order in itertools.permutations(range(1, tiers + 1))]
@@ -73,6 +75,36 @@ def orders_of(sweep: Sweep, tiers: int) -> list[Any]:
     while len(drawn) < count:
         drawn.setdefault(tuple(draw_order(tiers, draw)))
     return [list(order) for order in sorted(drawn)]
+
+
+def choices(sweep: Sweep) -> Iterator[Params]:
+    """Trials that Optuna may propose, so that what would be refused in the middle of a sweep is refused before it.
+
+    Every listed value and both ends of every range in every combination, each with every order that is listed; of a
+    large space each value once, beside the first ones of the others.
+
+    Raises:
+        SpecError: If no order is listed for a number of tiers.
+    """
+    space = {key: _tried(key, dimension) for key, dimension in sweep.spec.space.items() if key != ORDER}
+    first = {key: values[0] for key, values in space.items()}
+    found: Iterable[Params]
+    if math.prod(len(values) for values in space.values()) <= _MOST_TRIED:
+        found = (dict(zip(space, values, strict=True)) for values in itertools.product(*space.values()))
+    else:
+        found = ({**first, key: value} for key, values in space.items() for value in values)
+    for params in found:
+        orders = orders_of(sweep, tiers_of(sweep, params)) if ORDER in sweep.spec.space else []
+        if not isinstance(sweep.spec.space.get(ORDER), list):  # made here, they are what they should be
+            orders = orders[:1]
+        yield from ({**params, ORDER: order} for order in orders) if ORDER in sweep.spec.space else (params,)
+
+
+def _tried(key: str, dimension: Any) -> list[Any]:
+    if isinstance(dimension, list):
+        return dimension
+    low, high = ends(dimension)
+    return list(range(int(low), int(high) + 1)) if key == TIERS else [low, high]
 
 
 def point(sweep: Sweep, params: Mapping[str, Any]) -> dict[str, Any]:

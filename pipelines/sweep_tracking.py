@@ -256,7 +256,9 @@ class SweepTracking:
             }
             found = {index: entry.info["metrics"] for index, entry in entries.items() if entry is not None}
             phases = {index: dict(sorted(of.items(), key=lambda one: one[0] != name)) for index, of in found.items()}
-        totals = {} if chain is None else {"tokens": sum(chain.tokens), "phases": len(chain.phases)}
+        tokens = None if self._run is None else self._run.tokens(trial)
+        totals = {} if chain is None else {"phases": len(chain.phases)}
+        totals |= {} if tokens is None else {"tokens": tokens}
         tags = {}
         if state == "failed" and self._run is not None:
             tags["phasetune.reason"] = self._run.reason(trial)

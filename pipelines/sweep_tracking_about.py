@@ -120,9 +120,8 @@ def sweep_end(
         return SweepEnd(status, {})
     objective = sweeping.sweep.spec.objective.name
     counts = {name: float(written[name]) for name in _COUNTS}
-    best = written["table"][0]["metrics"].get(objective) if written["table"] else None
-    if best is not None:
-        counts[objective] = best
+    if (compared := written["contest"]) is not None:  # as the verdict says, so without the seed that chose
+        counts[objective] = next(one["value"] for one in compared["candidates"] if one["trial"] == compared["leader"])
     files = [path for path in (folder / "sweep.json", folder / "sweep.html") if path.is_file()]
     rows = [_row(row, objective) for row in written["table"]]
     note = "\n\n".join([*written["sentences"], _counted(written)])

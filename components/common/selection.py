@@ -12,4 +12,9 @@ from components.common.examples import Example
 
 def for_selection(example: Example) -> bool:
     """Whether a held-out example selects rather than evaluates. Tests of their own (with a `slice`) only evaluate."""
-    return example.slice is None and unit_hash(example.group or example.id, 0, "selection") < 0.5
+    return selects(example.id, example.group, example.slice)
+
+
+def selects(example: str, group: str | None, part: str | None) -> bool:
+    """Likewise, by the example's id, group and slice."""
+    return part is None and unit_hash(group or example, 0, "selection") < 0.5

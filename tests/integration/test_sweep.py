@@ -255,6 +255,9 @@ def test_phases_that_follow_train_on_data_of_their_own(copied):
         ({"space": {"splitting.tiers": []}}, "space.splitting.tiers"),
         ({"objective": {"metric": "verifiable.speed"}}, "verifiable.accuracy"),
         ({"objective": {"on": "tier_3"}}, "trials of 1 tiers"),
+        ({"objective": {"on": "tier_1"}}, "changes which examples are in that tier"),
+        ({"space": {"seed": [1, 2]}}, "`search.seeds`"),
+        ({"space": {"splitting.cut": ["nonsense"]}, "search": {"method": "optuna"}}, "splitting.cut=nonsense"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(sweep, change, said):
@@ -267,10 +270,10 @@ def test_what_cannot_work_is_refused_before_anything_starts(sweep, change, said)
 
 
 @pytest.mark.proof
-def test_an_objective_that_is_not_measured_ends_the_sweep_at_the_first_result(copied):
+def test_an_objective_that_the_data_do_not_have_ends_the_sweep_before_anything_is_evaluated(copied):
     copied.write({"splitting.tiers": [2, 3]}, {"evaluation": {"max_new_tokens": 4}}, objective={"on": "hard"})
     ended = copied.place.run("sweep", "sweep.yaml", code=2)
-    assert "verifiable.hard.accuracy was not measured; measured were:" in ended.stderr
+    assert "verifiable.hard.accuracy is not measured on these data; there are:" in ended.stderr
     assert "verifiable.accuracy" in ended.stderr
 
 

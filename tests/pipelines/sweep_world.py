@@ -34,6 +34,9 @@ BASE: dict[str, Any] = {
     "compute": {"threads": 1},
 }
 
+TOKENS = 700
+"""That every made-up phase says it was trained on."""
+
 Skill = Callable[[str, Spec, int], float]
 """By the phases so far (such as `2-1`), the trial's spec and its seed: the share of right answers it comes to."""
 
@@ -87,6 +90,7 @@ class Hands:
         info: dict[str, Any] = {}
         with self.store.make(task.kind, task.work.key, info) as folder:
             if task.kind == "phases":
+                info["tokens"] = TOKENS
                 (folder / "model").write_text(task.label)
             else:
                 info.update(self._evaluate(folder, arguments))

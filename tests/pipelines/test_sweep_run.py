@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations
 
 import pytest
@@ -210,3 +211,27 @@ def test_a_stopped_trial_takes_nothing_from_one_that_shares_with_it(begun):
     sweep_world.finish(run)
     assert trained(hands) == ["train main 1 (tier-1)", "train main 2 (tier-3)", "train main 3 (tier-2)"]
     assert [run.state(trial) for trial in trials] == ["stopped", "done"]
+
+
+def test_tokens_are_those_that_the_done_phases_noted_whatever_their_data(begun, tmp_path):
+    rows = [json.dumps({"prompt": f"Say {number}.", "completion": str(number)}) for number in range(6)]
+    (tmp_path / "more.jsonl").write_text("\n".join(rows) + "\n")
+    then = [{"method": "sft", "data": [{"path": str(tmp_path / "more.jsonl")}]}]
+    run, (trial,), hands, _ = begun([{"splitting.tiers": 1, "curriculum.then": then}], count=1)
+    assert run.tokens(trial) is None
+    run.ask(trial)
+    while not trained(hands):
+        assert run.tokens(trial) is None
+        run.step()
+    assert run.tokens(trial) == 700
+    sweep_world.finish(run)
+    assert run.tokens(trial) == 1400
+
+
+def test_a_stopped_trial_has_the_tokens_of_what_it_asked_for(begun):
+    run, (first, second, *_), _, _ = begun(every=True)
+    run.ask(first)
+    run.ask(second, 1)
+    sweep_world.finish(run)
+    run.stop(second)
+    assert (run.tokens(first), run.tokens(second)) == (2100, 700)

@@ -76,6 +76,7 @@ def test_the_sweeps_run_shows_the_verdict_the_counts_and_the_table(finished):
     assert written["sentences"][0] in sweep.data.tags["mlflow.note.content"]
     assert sweep.data.metrics["phases_trained"] == sweep.data.metrics["phases_requested"] == 5
     assert sweep.data.metrics["trials"] == 3
+    assert sweep.data.metrics["verifiable.accuracy"] == written["contest"]["candidates"][2]["value"]
     assert sweep.data.params["space.splitting.tiers"] == "1, 2"
     client = connect(finished.uri)
     files = {item.path for item in client.list_artifacts(sweep.info.run_id)}
@@ -95,6 +96,7 @@ def test_a_trial_has_flat_parameters_and_its_metrics_after_its_last_phase(finish
     metrics = next(row["metrics"] for row in written["table"] if row["trial"] == 3)
     assert {name: trial.data.metrics[name] for name in metrics} == metrics
     assert trial.data.metrics["phases"] == 2
+    assert trial.data.metrics["tokens"] == 180
     (point,) = connect(finished.uri).get_metric_history(trial.info.run_id, "verifiable.accuracy")
     assert point.step == 2
 
