@@ -66,6 +66,10 @@ class Cluster:
         self._answered = False
         self._client = _client(self.address)
 
+    def hurry(self, seconds: float) -> None:
+        """Wait no longer than this for any answer from now on."""
+        self._patience = self._first = seconds
+
     def look(self, name: str) -> Any | None:
         """A job's details (`JobDetails` of Ray), or None where the cluster knows no such job."""
         try:
