@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import sys
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,6 +119,14 @@ def kubernetes_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
     yield server
     server.close()
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    """While the test runs, Python keeps count of the memory in use."""
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from components.common.digests import digest
 from components.common.errand import ERRAND, Done, Errand, errand_name, failure_in
 from components.common.errors import LeaseLost, UserError
 from components.common.launcher import STOPPING, StepFailed
+from components.common.leaving import HURRY, is_retried, nobody_comes_again, run_is_ending, stoppable
 from components.common.objects import Objects, open_objects
 from components.common.progress import heard, say
 from components.common.ray_jobs import Broken, Cluster, Refused
@@ -46,28 +47,38 @@ def run_on_cluster(errand: Errand, spec: Spec) -> Done:
         UserError: What the driver said, or what must be mended before it can run.
         StepFailed: If it failed otherwise, after as many attempts as the spec allows.
         KeyboardInterrupt: On a Ctrl-C; the job is stopped where no other run waits for it.
+        SystemExit: On a SIGTERM. In a pod the job goes on, except where the run itself is being ended; see `leaving`.
     """
+    with stoppable():
+        return _until_done(errand, spec)
+
+
+def _until_done(errand: Errand, spec: Spec) -> Done:
     cluster, store = Cluster(spec.compute.ray), Store(spec.store)
-    began, failed = time.time(), 0
-    said = ""
+    # Another run's job may have made it since we looked in the store.
+    made = partial(_is_made, store, errand)
+    began, failed, said = time.time(), 0, ""
     for attempt in range(1, _MOST_JOBS):
         job = _Job(cluster, store.objects, errand, spec, errand_name(errand, attempt))
-        # Another run's job may have made it since we looked in the store.
-        made = partial(_is_made, store, errand)
-        if not job.find_or_start(made):
-            if made():
+        with job.left_in_order():
+            if job.find_or_start(made):
+                job.wait()
+            elif made():
                 return Done(ours=False, waited=0.0)
-            continue
-        job.wait()
+            elif not job.is_retried:
+                continue
         if job.status == "SUCCEEDED":
             return Done(job.ours, max(0.0, job.running_since - began))
         failed, said = failed + 1, f"the job {job.name} ended as {job.status}: {job.reason}"
         if failed == spec.compute.kubernetes.attempts:
             break
+        if run_is_ending(errand.run):
+            said += "; the run is being ended"
+            break
         told = f"{errand.step}: {said}; another one goes on from the last checkpoint"
         print(told, flush=True)  # in a pod nobody reads events
         say(warning=told)
-        time.sleep(_BETWEEN)
+        time.sleep(0.0 if job.is_retried else _BETWEEN)
     raise StepFailed(f"{errand.step} in the Ray cluster at {cluster.address}: {said or 'too many jobs of one name'}")
 
 
@@ -100,6 +111,7 @@ class _Job:
         status: How it ended: SUCCEEDED, FAILED, STOPPED, or LOST where the cluster forgot it.
         reason: What is known of why.
         running_since: Unix time from which its driver ran.
+        is_retried: Whether it had failed before we came, for this very run, and it is Kubeflow who tries again.
     """
 
     def __init__(self, cluster: Cluster, objects: Objects, errand: Errand, spec: Spec, name: str) -> None:
@@ -111,6 +123,7 @@ class _Job:
         self.ours = False
         self.status, self.reason = "", ""
         self.running_since = float("inf")
+        self.is_retried = False
 
     def find_or_start(self, made: Callable[[], bool]) -> bool:
         """Find the job under way, or start it where there is none of its name.
@@ -120,6 +133,9 @@ class _Job:
 
         Returns:
             Whether there is anything to wait for: the job may have ended before we came, and be that of another store.
+
+        Raises:
+            UserError: What the driver of a job that Kubeflow tries again has said.
         """
         found = self._cluster.look(self.name)
         if found is None:
@@ -130,10 +146,29 @@ class _Job:
             if found is None:  # the cluster was restarted at this very moment
                 return True
         elif found.status.value in _ENDED:
+            self._learn_again(found)
             return False
-        told = dict(found.metadata or {})
-        self._details, self.ours = found, told.get(_RUN) == self._errand.run
-        return told.get(_DIGEST) == digest_of(self._errand, self._spec)
+        self._details, self.ours = found, _about(found, _RUN) == self._errand.run
+        return self._makes_ours(found)
+
+    def _makes_ours(self, found: Any) -> bool:
+        return _about(found, _DIGEST) == digest_of(self._errand, self._spec)
+
+    def _learn_again(self, found: Any) -> None:
+        """Take in how a job ended that an earlier pod of this step waited for; one that was stopped did not fail."""
+        ended = None if found.end_time is None else found.end_time / 1000
+        if found.status.value == "FAILED" and _about(found, _RUN) == self._errand.run and self._makes_ours(found):
+            self.is_retried = is_retried(ended)
+        if not self.is_retried:
+            return
+        self.status, self.reason = "FAILED", str(found.message or "")
+        try:
+            self._learn()
+        except UserError as error:
+            delete = f"ray job delete {self.name} --address {self._cluster.address}"
+            raise type(error)(
+                f"{error.message} (said by the job {self.name})", f"{error.remedy}; to try again at once: {delete}"
+            ) from error
 
     def _submit(self) -> None:
         variables = {
@@ -157,22 +192,21 @@ class _Job:
 
         Raises:
             UserError: What the driver said.
-            KeyboardInterrupt: On a Ctrl-C.
         """
         run = self._errand.run
-        try:
-            with noted(self._objects, self.name, run):
-                self._follow()
-        except KeyboardInterrupt:
-            self._give_up()
-            raise
+        with noted(self._objects, self.name, run):
+            self._follow()
         with suppress(UserError):  # the store is away: soon our last sign of life is too old to count
             leave(self._objects, self.name, run)
         if self.status != "SUCCEEDED":
-            told = failure_in("\n".join(self._last)) or failure_in(self.reason)
-            self.reason = (self.reason.strip().splitlines() or ["nothing is known of why"])[-1][:500]
-            if told is not None and not isinstance(told, LeaseLost):  # of a lost lease another attempt knows better
-                raise told
+            self._learn()
+
+    def _learn(self) -> None:
+        """Shorten the reason to its last line; raises what the driver said that the user can mend."""
+        told = failure_in("\n".join(self._last)) or failure_in(self.reason)
+        self.reason = (self.reason.strip().splitlines() or ["nothing is known of why"])[-1][:500]
+        if told is not None and not isinstance(told, LeaseLost):  # of a lost lease another attempt knows better
+            raise told
 
     def _follow(self) -> None:
         """Read the log to its end, and through every break of the connection."""
@@ -214,15 +248,39 @@ class _Job:
         self._whole = True  # only of a job that has ended does a log end
         return True
 
-    def _give_up(self) -> None:
-        """Stop waiting; the last one stops the job, and gives it the time to save its state."""
+    @contextmanager
+    def left_in_order(self) -> Iterator[None]:
+        """Stop the job on the way out where nobody waits for it any more; see `leaving`."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as stop:
+            self._cluster.hurry(HURRY)
+            if nobody_comes_again(stop, self._errand.run):
+                self._give_up(STOPPING if isinstance(stop, KeyboardInterrupt) else 0.0)
+            else:
+                print(f"{self._errand.step}: told to leave; the job {self.name} goes on", flush=True)
+            raise
+
+    def _give_up(self, seconds: float) -> None:
+        """Stop waiting; the last one stops the job.
+
+        Args:
+            seconds: For which its end is waited for, which comes when it has saved its state. A pod has no time to.
+        """
         with suppress(UserError):
-            if not leave(self._objects, self.name, self._errand.run):
+            last = leave(self._objects.patient(HURRY), self.name, self._errand.run)
+            found = self._cluster.look(self.name)
+            if not last or found is None or found.status.value in _ENDED or not self._makes_ours(found):
                 return
             self._cluster.stop(self.name)
-            until = time.monotonic() + STOPPING
+            until = time.monotonic() + seconds
             while time.monotonic() < until:
                 details = self._cluster.look(self.name)
                 if details is None or str(details.status.value) in _ENDED:
                     return
                 time.sleep(0.2)
+
+
+def _about(found: Any, what: str) -> str | None:
+    """What a job says of itself."""
+    return dict(found.metadata or {}).get(what)

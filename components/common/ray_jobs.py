@@ -26,6 +26,8 @@ _ANSWER = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _QUIET = 10.0
 """Seconds of trouble after which the user is told."""
+_LONGEST_LINE = 1 << 16
+"""Characters of a line that are kept: progress bars write one for hours, and never end it."""
 _SILENCE = 60.0
 """Seconds without a line of the log after which the job is asked after: the connection may be dead."""
 
@@ -65,6 +67,10 @@ class Cluster:
         self._first = min(first_patience, self._patience)
         self._answered = False
         self._client = _client(self.address)
+
+    def hurry(self, seconds: float) -> None:
+        """Wait no longer than this for any answer from now on."""
+        self._patience = self._first = seconds
 
     def look(self, name: str) -> Any | None:
         """A job's details (`JobDetails` of Ray), or None where the cluster knows no such job."""
@@ -110,8 +116,8 @@ class Cluster:
             skip: Characters that were read before.
 
         Yields:
-            Lines without their end, and the characters read up to there; None instead of a line now and then while
-            the log is silent.
+            Lines without their end, and the characters read up to there; one that is too long comes in pieces. None
+            instead of a line now and then while the log is silent.
 
         Raises:
             Broken: If the connection breaks.
@@ -127,6 +133,10 @@ class Cluster:
             for line in whole:
                 skip += len(line) + 1
                 yield line, skip
+            if len(rest) > _LONGEST_LINE:
+                skip += len(rest)
+                yield rest, skip
+                rest = ""
         if rest:
             yield rest, skip + len(rest)
 

@@ -7,16 +7,14 @@ step that waits holds no lease and no GPU; when its pod is evicted the RayJob go
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Any, NoReturn
+from datetime import datetime
+from typing import Any
 
 from components.common.errand import Done, Errand, failure_in
 from components.common.errors import Damaged, LeaseLost, UserError
 from components.common.kubernetes_api import Cluster, connect
 from components.common.launcher import StepFailed
+from components.common.leaving import HURRY, is_retried, stoppable
 from components.common.progress import say
 from components.common.rayjob_claim import find_claim, is_ending, release, take
 from components.common.rayjob_log import LogFollower
@@ -27,10 +25,6 @@ from components.common.spec import Spec
 from components.common.store import Store
 
 Object = dict[str, Any]
-_RETRIED = 900.0
-"""Seconds within which Kubeflow retries a step; see `pipelines/pods.py`."""
-_HURRY = 10.0
-"""Seconds that leaving may take: a pod that is asked to end has 30."""
 
 
 def run_as_rayjob(errand: Errand, spec: Spec) -> Done:
@@ -62,7 +56,7 @@ class _Sending:
 
     def run(self) -> Done:
         try:
-            with _stoppable():
+            with stoppable():
                 return self._until_done()
         except (KeyboardInterrupt, SystemExit) as stop:
             self._leave(isinstance(stop, KeyboardInterrupt))
@@ -103,13 +97,9 @@ class _Sending:
                 return found
 
     def _just_failed(self, job: Object) -> bool:
-        """Whether an earlier pod of this very step waited for an attempt that failed, and Kubeflow retries the step.
-
-        Long afterwards it is the user who does, and has mended something: the attempt does not count.
-        """
+        """Whether an earlier pod of this very step waited for an attempt that failed, and Kubeflow retries the step."""
         ended = (job.get("status") or {}).get("endTime")
-        recent = not ended or (datetime.now(UTC) - datetime.fromisoformat(ended)).total_seconds() < _RETRIED
-        return recent and self._claim.stands_in(job)
+        return is_retried(datetime.fromisoformat(ended).timestamp() if ended else None) and self._claim.stands_in(job)
 
     def _learn_again(self, attempt: int, ending: Ending) -> None:
         """As `_learn`, of what an earlier pod of this step has learned."""
@@ -220,7 +210,7 @@ class _Sending:
 
     def _leave(self, interrupted: bool) -> None:
         """Stop waiting. A pod that is evicted comes again; a run that is being ended does not."""
-        self._cluster.patience = _HURRY
+        self._cluster.patience = HURRY
         with contextlib.suppress(UserError):
             if interrupted or not self._claim.uid or is_ending(self._cluster, self._claim):
                 for job in self._jobs():
@@ -230,20 +220,3 @@ class _Sending:
 
 def _made_by(job: Object) -> str:
     return str((job["metadata"].get("annotations") or {}).get(RUN, ""))
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Leave in order on SIGTERM, with the exit code 143."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(*_: object) -> NoReturn:
-        raise SystemExit(143)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

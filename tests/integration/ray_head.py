@@ -200,6 +200,11 @@ class Head:
         self._nodes.append(self._started(f"node-{len(self._nodes)}", begin))
         return self._nodes[-1]
 
+    def inside(self) -> dict[str, str]:
+        """What a driver finds in its environment that is in this cluster."""
+        entry = {"RAY_ADDRESS": f"127.0.0.1:{self._ports[0]}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        return {**entry, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": str(int(self.nodes))}
+
     def jobs(self) -> list[dict[str, Any]]:
         """The jobs of the Jobs API, as it tells them."""
         answer = requests.get(
@@ -347,6 +352,11 @@ class Work:
         """What the store says of that phase."""
         [name] = [name for name in self.names("phases") if name.endswith("/manifest.json")]
         return dict(json.loads(self.read(name)))
+
+    def holders(self, kind: str = "") -> list[dict[str, Any]]:
+        """Who holds leases, of a kind of result or of any."""
+        leases = [json.loads(self.read(name)) for name in self.names(f"leases/{kind}")]
+        return [lease["holder"] for lease in leases if lease["holder"] is not None]
 
     def newest(self) -> int:
         """The step of the newest checkpoint; 0 where there is none."""

@@ -146,6 +146,30 @@ def test_cancel_stops_the_job_of_a_run_whose_steps_were_ended(head, new_work, mo
     assert [lease["holder"] for lease in leases] == [None]
 
 
+def test_an_evicted_step_leaves_its_job_and_one_of_an_ended_run_stops_it(head, new_work, kubernetes_api):
+    """Kubernetes tells the two apart, by the Workflow: either way the pod is asked to end."""
+    kubernetes_api.put("workflows", "wf", labels={"pipeline/runid": "r1"}, spec={})
+    work = new_work(epochs=40)
+    before = {job["submission_id"] for job in head.jobs()}
+    evicted = work.train(PHASETUNE_WORKFLOW="wf")
+    step = rays.until(work.newest, "a checkpoint")
+    evicted.terminate()
+    rays.ended(evicted, 143)
+    again = work.train(PHASETUNE_WORKFLOW="wf")
+    assert any(
+        "] train.main.1.s5: making" in line for line in again.stdout
+    )  # it reads the job's log, from its beginning
+    rays.until(lambda: work.newest() > step, "another checkpoint")
+    assert [job["status"] for job in head.jobs_beside(before)] == ["RUNNING"]
+    kubernetes_api.change("workflows", "wf", {"spec": {"activeDeadlineSeconds": 0}})
+    again.terminate()
+    rays.ended(again, 143)
+    rays.until(lambda: [job["status"] for job in head.jobs_beside(before)] == ["STOPPED"], "the job's end")
+    assert head.drivers() == []
+    assert work.names("waiting") == []
+    assert {json.loads(work.read(name))["holder"] for name in work.names("leases/phases")} == {None}
+
+
 def test_a_wrong_token_is_one_clear_error(new_work):
     work = new_work(epochs=1)
     out = rays.ended(work.train(RAY_AUTH_TOKEN="wrong"), 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,9 +16,11 @@ import yaml
 from components.common.errors import UserError
 from components.common.records import RunInfo, RunRecords, StepRecord
 from pipelines.following import Runs, cancel, context_of, follow, labels_of, rayjobs_of, record_name, records_of, run_id
+from pipelines.kubeflow import Away
 from pipelines.phased import cluster_info
 from pipelines.submitting import start, upload
 from tests.kfp_api import server as kfp_api
+from tests.simulated_day import DAY, HOUR, Day, constant
 
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
 OURS = {"app.kubernetes.io/part-of": "phasetune", "app.kubernetes.io/component": "ray-job"}
@@ -114,6 +118,42 @@ def test_following_says_each_change_once_and_outlasts_a_server_that_is_away(clus
     ]  # fmt: skip
     # five attempts each time: twice given up and tried again after ever longer pauses, then every five seconds
     assert pauses == [10.0, 20.0, 5.0, 5.0, 5.0]
+
+
+class SimulatedKubeflow(Day):
+    """A Kubeflow with one run of a day, away now and then."""
+
+    host = "http://kf"
+    asked = 0
+
+    def ask(self, service: str, method: str, *names: str, **_: str) -> SimpleNamespace:
+        self.asked += 1
+        if "version" in method:
+            tasks = {f"train-{number}": {"taskInfo": {"name": f"train main {number}"}} for number in range(6)}
+            return SimpleNamespace(pipeline_spec={"root": {"dag": {"tasks": tasks}}})
+        if self.asked % 100 == 0:
+            raise Away(f"it does not answer, at {self.now}", "wait")
+        done = int(6 * self.now / DAY)
+        states = ["SUCCEEDED" if number < done else "RUNNING" for number in range(6)]
+        tasks = [SimpleNamespace(display_name=f"train-{number}", state=state) for number, state in enumerate(states)]
+        return SimpleNamespace(
+            display_name="nightly",
+            state="RUNNING" if self.now < DAY else "SUCCEEDED",
+            error=SimpleNamespace(message=f"{self.now} " * 200),
+            run_details=SimpleNamespace(task_details=tasks),
+            pipeline_version_reference=SimpleNamespace(pipeline_id="p", pipeline_version_id="v"),
+        )
+
+
+@pytest.mark.timeout(120)
+def test_a_day_of_following_keeps_no_more_than_an_hour_of_it(traced):
+    kubeflow, said = SimulatedKubeflow(), itertools.count()
+    known = follow(kubeflow, "r", lambda line: next(said) and None, kubeflow.pass_)
+    assert known.state == "SUCCEEDED"
+    assert kubeflow.asked > 10_000
+    assert next(said) > 12
+    assert len(kubeflow.memory) == DAY / HOUR
+    assert constant(kubeflow.memory), kubeflow.memory
 
 
 def test_following_ends_when_kubeflow_lets_us_in_no_more(cluster, server, run):

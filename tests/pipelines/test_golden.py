@@ -133,6 +133,13 @@ def _without_sources(text: str) -> str:
     return yaml.safe_dump_all(documents)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_no_volume_is_claimed_that_would_outlive_the_run(texts, name):
+    text = _without_sources(texts[name])
+    assert "emptyDirMount" in text
+    assert not re.search("pvc|volume_?claim|workspace", text, re.IGNORECASE)
+
+
 @pytest.mark.parametrize("name", ["cluster", "sweep"])
 def test_secrets_are_variables_by_name(texts, name):
     _, platform = yaml.safe_load_all(texts[name])

@@ -167,6 +167,24 @@ def spec(tmp_path: Path) -> Spec:
     return rayjobs.spec_of(tmp_path / "store")
 
 
+@pytest.fixture
+def stop_when() -> Iterator[Callable[[Callable[[], Any], int], None]]:
+    """`stop_when(there, number)`: send this process a signal when something is there, unless the test has ended."""
+    ended = threading.Event()
+
+    def begin(there: Callable[[], Any], number: int) -> None:
+        def wait() -> None:
+            while not there():
+                if ended.wait(0.01):
+                    return
+            os.kill(os.getpid(), number)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    yield begin
+    ended.set()
+
+
 @pytest.fixture(scope="module")
 def mlflow_environment() -> Iterator[None]:
     """No variable of MLflow's is set, its server is asked without a proxy; what tests set is taken back."""

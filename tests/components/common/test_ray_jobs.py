@@ -6,7 +6,9 @@ What a real Ray does is tested in tests/integration/test_jobs_api.py.
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from components.common.launcher import StepFailed
 from components.common.objects import open_objects
 from components.common.spec import Spec
 from components.common.store import Store
+from tests.kubernetes_api import kuberay as rayjobs
 
 KEY = "ab" * 16
 TOKEN = "open sesame"
@@ -129,7 +132,11 @@ class Jobs:
         elif then is not None:
             if then == "SUCCEEDED":
                 self._made()
-            job.update(status=then, message=f"exit code 1, last lines:\n{log[-200:]}" if then == "FAILED" else "")
+            job.update(
+                status=then,
+                end_time=int(time.time() * 1000),
+                message=f"exit code 1, last lines:\n{log[-200:]}" if then == "FAILED" else "",
+            )
         await socket.close()
         return socket
 
@@ -245,6 +252,117 @@ def test_a_result_that_came_meanwhile_starts_nothing(cluster, spec, store):
         (folder / "x").touch()
     assert not run_on_cluster(errand(), spec).ours
     assert cluster.jobs == {}
+
+
+def works(cluster: Jobs) -> Callable[[], bool]:
+    """Whether a step waits for a job at work: it reads its log."""
+    return lambda: f"GET /api/jobs/{name(1)}/logs/tail" in cluster.asked
+
+
+def test_an_evicted_pod_leaves_its_job_and_finds_it_again(cluster, spec, store, kubernetes_api, monkeypatch, stop_when):
+    rayjobs.pipeline(monkeypatch, kubernetes_api, "r1")
+    cluster.plans = [("FOREVER", "")]
+    stop_when(works(cluster), signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run_on_cluster(errand(), spec)
+    assert stop.value.code == 143
+    assert cluster.jobs[name(1)]["status"] == "RUNNING"
+    cluster.jobs[name(1)]["then"] = "SUCCEEDED"
+    assert run_on_cluster(errand(), spec).ours
+    assert len(cluster.jobs) == 1
+
+
+@pytest.mark.parametrize("ending", [{"shutdown": "Terminate"}, {"activeDeadlineSeconds": 0}, None])
+def test_a_run_that_is_being_ended_takes_its_job_along(
+    cluster, spec, store, kubernetes_api, monkeypatch, stop_when, ending
+):
+    """None: its Workflow is gone."""
+    rayjobs.pipeline(monkeypatch, kubernetes_api, "r1")
+    if ending is None:
+        kubernetes_api.remove("workflows", "wf-r1")
+    else:
+        kubernetes_api.change("workflows", "wf-r1", {"spec": ending})
+    cluster.plans = [("FOREVER", "")]
+    stop_when(works(cluster), signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        run_on_cluster(errand(), spec)
+    assert cluster.jobs[name(1)]["status"] == "STOPPED"
+    assert list(open_objects(store.root).list(waiting.FOLDER)) == []
+
+
+def test_a_run_that_is_being_ended_leaves_what_another_waits_for(
+    cluster, spec, store, kubernetes_api, monkeypatch, stop_when
+):
+    rayjobs.pipeline(monkeypatch, kubernetes_api, "r1")
+    kubernetes_api.change("workflows", "wf-r1", {"spec": {"activeDeadlineSeconds": 0}})
+    waiting.note(open_objects(store.root), name(1), "run-2")
+    cluster.plans = [("FOREVER", "")]
+    stop_when(works(cluster), signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        run_on_cluster(errand(), spec)
+    assert cluster.jobs[name(1)]["status"] == "RUNNING"
+
+
+def test_a_pod_that_cannot_ask_kubernetes_leaves_its_job(cluster, spec, store, monkeypatch, stop_when):
+    monkeypatch.setenv("PHASETUNE_WORKFLOW", "wf-r1")
+    cluster.plans = [("FOREVER", "")]
+    stop_when(works(cluster), signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        run_on_cluster(errand(), spec)
+    assert cluster.jobs[name(1)]["status"] == "RUNNING"
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_laptop_that_stops_leaves_nothing(cluster, spec, store, stop_when, number, error):
+    cluster.plans = [("FOREVER", "")]
+    stop_when(works(cluster), number)
+    with pytest.raises(error):
+        run_on_cluster(errand(), spec)
+    assert cluster.jobs[name(1)]["status"] == "STOPPED"
+    assert list(open_objects(store.root).list(waiting.FOLDER)) == []
+
+
+def test_a_job_that_is_stopped_with_its_run_is_not_made_again(cluster, spec, kubernetes_api, monkeypatch):
+    rayjobs.pipeline(monkeypatch, kubernetes_api, "r1")
+    kubernetes_api.change("workflows", "wf-r1", {"spec": {"activeDeadlineSeconds": 0}})
+    cluster.plans = [("STOPPED", "")] * 3
+    with pytest.raises(StepFailed, match="the run is being ended"):
+        run_on_cluster(errand(), spec)
+    assert len(cluster.jobs) == 1
+
+
+def test_a_retried_pod_counts_the_attempts_that_were(cluster, spec, store):
+    cluster.plans = [("FAILED", "out of memory\n"), ("FAILED", "out of memory\n")]
+    about = {"phasetune-digest": jobs_api.digest_of(errand(), spec), "phasetune-run": "run-1"}
+    cluster.known(name(1), "FAILED", **about)["end_time"] = int(time.time() * 1000)
+    with pytest.raises(StepFailed, match=f"{name(3)} ended as FAILED"):
+        run_on_cluster(errand(), spec)
+    for _ in range(3):  # Kubeflow's retries
+        with pytest.raises(StepFailed, match=f"{name(3)} ended as FAILED: out of memory"):
+            run_on_cluster(errand(), spec)
+    assert len(cluster.jobs) == 3
+
+
+def test_what_failed_long_ago_or_for_another_run_or_was_stopped_does_not_count(cluster, spec):
+    ours, now = {"phasetune-digest": jobs_api.digest_of(errand(), spec), "phasetune-run": "run-1"}, time.time() * 1000
+    cluster.known(name(1), "FAILED", **ours)["end_time"] = int(now - 3_600_000)
+    cluster.known(name(2), "FAILED", **{**ours, "phasetune-run": "run-0"})["end_time"] = int(now)
+    cluster.known(name(3), "FAILED", **{**ours, "phasetune-digest": "of another store"})["end_time"] = int(now)
+    cluster.known(name(4), "STOPPED", **ours)["end_time"] = int(now)
+    cluster.plans = [("FAILED", ""), ("FAILED", ""), ("SUCCEEDED", "")]
+    assert run_on_cluster(errand(), spec).ours
+    assert len(cluster.jobs) == 7
+
+
+def test_a_retried_pod_is_told_the_same_and_the_user_tries_again_later(cluster, spec):
+    cluster.plans = [("FAILED", failure_line(DataError("row 7 is no row", "mend it")) + "\n"), ("SUCCEEDED", "")]
+    for words in ("row 7 is no row", rf"row 7 is no row \(said by the job {name(1)}\)"):
+        with pytest.raises(DataError, match=words) as raised:
+            run_on_cluster(errand(), spec)
+    assert raised.value.remedy == f"mend it; to try again at once: ray job delete {name(1)} --address {cluster.address}"
+    assert len(cluster.jobs) == 1
+    cluster.jobs[name(1)]["end_time"] -= 3_600_000
+    assert run_on_cluster(errand(), spec).ours
 
 
 def test_a_wrong_token_and_a_cluster_that_never_answers_are_said_plainly(cluster, spec, monkeypatch):

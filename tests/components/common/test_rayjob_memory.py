@@ -1,8 +1,6 @@
 """A day of waiting keeps no more than an hour of it, by a clock that we turn."""
 
-import gc
 import itertools
-import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -13,33 +11,20 @@ from components.common.kubernetes_errors import Expired
 from components.common.rayjob_log import LogFollower
 from components.common.rayjob_state import State
 from components.common.rayjob_wait import Waiting
+from tests.simulated_day import DAY, HOUR, Day, constant
 
-DAY, HOUR = 86_400.0, 3_600.0
 EVENTS, LINES = 100_000, 50_000
-ROOM = 256 * 1024
-"""Bytes by which the memory may differ between the second hour and the last."""
 
 
-class Simulated(Cluster):
-    """A cluster in which a day passes as fast as it is asked.
-
-    Attributes:
-        memory: Bytes in use after each hour.
-    """
+class Simulated(Day, Cluster):
+    """A cluster in which a day passes as fast as it is asked."""
 
     def __init__(self) -> None:
-        self.now = 0.0
-        self.memory: list[int] = []
+        Day.__init__(self)
         self.asked = 0
-        super().__init__(None, "phasetune", float("inf"), lambda: self.now, self.pass_)
+        Cluster.__init__(self, None, "phasetune", float("inf"), lambda: self.now, self.pass_)
         self._versions = itertools.count(1)
         self._written = 0
-
-    def pass_(self, seconds: float) -> None:
-        self.now += seconds
-        if self.now >= HOUR * (len(self.memory) + 1):
-            gc.collect()
-            self.memory.append(tracemalloc.get_traced_memory()[0])
 
     def job(self, name: str) -> dict:
         queued = self.now < 6 * HOUR
@@ -81,17 +66,6 @@ class Simulated(Cluster):
             clock = f"{hours % 24:02}:{seconds // 60:02}:{seconds % 60:02}.{micros:06}"
             stamp = f"2026-01-0{1 + hours // 24}T{clock}Z"
             yield f"{stamp} step {self._written} of {LINES}: {'x' * 80}".encode()
-
-
-@pytest.fixture
-def traced():
-    tracemalloc.start()
-    yield
-    tracemalloc.stop()
-
-
-def constant(memory: list[int]) -> bool:
-    return max(memory[2:]) - memory[1] < ROOM
 
 
 @pytest.mark.timeout(120)

@@ -112,6 +112,17 @@ def test_its_pods_are_restricted(made, shape) -> None:
         assert template["metadata"]["labels"]["app.kubernetes.io/part-of"] == "phasetune"
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_claims_no_volume_that_would_outlive_it(made, shape) -> None:
+    kinds = {
+        kind
+        for template in pods(made(**SHAPES[shape])).values()
+        for volume in template["spec"]["volumes"]
+        for kind in volume
+    }
+    assert kinds <= {"name", "emptyDir", "projected"}
+
+
 def test_what_it_is(made) -> None:
     job = made(attempt=3)
     assert job["metadata"]["name"] == "phases-0123456789abcdef01234567-3"

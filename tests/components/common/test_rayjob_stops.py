@@ -1,8 +1,6 @@
 """A step that is told to stop while its RayJob works: by the cluster, by the run's end, or at a laptop."""
 
-import os
 import signal
-import threading
 
 import pytest
 
@@ -13,23 +11,9 @@ from tests.kubernetes_api.kuberay import FIRST
 pytestmark = pytest.mark.timeout(90)
 
 
-@pytest.fixture
-def stop_when(kubernetes_api):
-    """`stop_when(there, number)`: send this process a signal when something is there, unless the test has ended."""
-    ended = threading.Event()
+@pytest.fixture(autouse=True)
+def _short_watches(kubernetes_api) -> None:
     kubernetes_api.watch_seconds = 0.5  # a signal just before a read is seen at its end
-
-    def begin(there, number: int) -> None:
-        def wait() -> None:
-            while not there():
-                if ended.wait(0.01):
-                    return
-            os.kill(os.getpid(), number)
-
-        threading.Thread(target=wait, daemon=True).start()
-
-    yield begin
-    ended.set()
 
 
 def waits(server):
