@@ -39,8 +39,6 @@ Run = Annotated[str, typer.Argument(help="The id or the address that `submit` pr
 
 _KUBERNETES_PATIENCE = 10.0
 """Seconds for which `status` asks Kubernetes, which a laptop may not reach."""
-_CANCELLING = 60.0
-"""Seconds for which `cancel` waits for a run's end: its pods have 30 to leave."""
 
 
 def _connect(host: str | None, namespace: str | None, token_file: Path | None, ca_file: Path | None) -> Kubeflow:
@@ -212,10 +210,12 @@ def _show_steps(known: Known) -> None:
 def _show_rayjobs(known: Known, namespace: str | None) -> None:
     from pipelines.following import rayjobs_of
 
+    if not known.rayjobs:
+        return
     try:
         jobs = rayjobs_of(known, namespace, _KUBERNETES_PATIENCE)
     except UserError as error:
-        console.print(f"\nRayJobs: {error.message}", highlight=False, markup=False)
+        console.print(f"\nRayJobs: {error.message} ({error.remedy})", highlight=False, markup=False)
         return
     for name, state in jobs:
         console.print(f"\nRayJob {name}: {state}", highlight=False)
@@ -224,61 +224,9 @@ def _show_rayjobs(known: Known, namespace: str | None) -> None:
 def cancel(
     run: Run, host: Host = None, namespace: Namespace = None, token_file: TokenFile = None, ca_file: CaFile = None
 ) -> None:
-    """End a run, and the RayJobs that no other run waits for; finished steps stay in the store."""
-    from components.common.rayjob_claim import cancel_run
-    from pipelines import following
+    """End a run, and the RayJobs and jobs that no other run waits for; finished steps stay in the store."""
+    from pipelines.cancelling import cancel_wholly
+    from pipelines.following import run_id
 
     kubeflow = _connect(host, namespace, token_file, ca_file)
-    wanted = following.run_id(run)
-    known = following.Runs(kubeflow).known(wanted)
-    told = following.cancel(kubeflow, wanted)
-    console.print(f"{known.name}: {'told to end' if told else 'has ended or was told before'}", highlight=False)
-    ours = known.info.run if known.info is not None else ""
-    gone = cancel_run(ours, wanted, namespace)
-    _stop_jobs(known)
-    ended = following.ended_within(kubeflow, wanted, _CANCELLING)
-    # A step that was still at work may have made another one meanwhile.
-    for name in [*gone, *cancel_run(ours, wanted, namespace)]:
-        console.print(f"deleted the RayJob {name}", highlight=False)
-    _end_tracking(known)
-    if not ended:
-        raise UserError("the run has not ended yet", f"`phasetune cancel {wanted}` again sees that nothing is left")
-
-
-def _stop_jobs(known: Known) -> None:
-    """Stop the jobs of standing Ray clusters that no other run waits for."""
-    from components.common.jobs_api import cancel_on_cluster
-    from components.common.joining import joined
-
-    if known.info is None:
-        return
-    try:
-        info = joined(known.info)
-        spec = info.parsed()
-        places = {one.compute.ray: one for one in (spec, spec.at("scoring"), spec.at("evaluation"))}
-        stopped = [
-            name
-            for place, one in places.items()
-            if place.startswith("http")
-            for name in cancel_on_cluster(one, info.run)
-        ]
-    except Exception as error:  # the cluster or the store may be out of reach from here, in many ways
-        said = (str(error).splitlines() or [""])[0]
-        console.print(f"Ray's jobs are not stopped from here: {said}", highlight=False, markup=False)
-        return
-    for name in stopped:
-        console.print(f"stopped the job {name}", highlight=False)
-
-
-def _end_tracking(known: Known) -> None:
-    """Tell MLflow that the run has ended: a run that is cancelled writes no report, which would say so."""
-    from components.common.joining import joined
-    from components.common.tracking import end_parent
-
-    if known.info is None:
-        return
-    try:
-        end_parent(joined(known.info), "KILLED")
-    except Exception as error:  # the store may be out of reach from here, in any way that boto3 knows
-        said = (str(error).splitlines() or [""])[0]
-        console.print(f"MLflow is not told of the end: {said}", highlight=False, markup=False)
+    cancel_wholly(kubeflow, run_id(run), namespace, lambda line: console.print(line, highlight=False, markup=False))
