@@ -57,12 +57,17 @@ def _ready(
 
     if is_sweep(spec):
         sweep, checked, compiled = for_cluster(spec, overrides or [])
-        for one in checked:
-            check_submission(one, allow_local, allow_latest, not skip)
+        _tell([note for one in checked for note in check_submission(one, allow_local, allow_latest, not skip)])
         return sweep, compiled
     parsed = load_spec(spec, overrides or [])
-    check_submission(parsed, allow_local, allow_latest, not skip)
+    _tell(check_submission(parsed, allow_local, allow_latest, not skip))
     return parsed, None
+
+
+def _tell(notes: list[str]) -> None:
+    """Say what was not checked, each thing once."""
+    for note in dict.fromkeys(notes):
+        console.print(note, highlight=False, markup=False)
 
 
 def submit(
@@ -116,8 +121,12 @@ def schedule(
     overrides: Overrides = None,
     window: Annotated[str | None, typer.Option(help="FROM/TO: fire only between; either may be left out.")] = None,
     catch_up: Annotated[bool, typer.Option("--catch-up", help="Make up for runs missed in a pause.")] = False,
-    pause: Annotated[bool, typer.Option("--pause", help="Pause the schedule NAME.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Let the schedule NAME go on.")] = False,
+    pause: Annotated[
+        bool, typer.Option("--pause", help="Pause the schedule NAME; with a spec: make it, paused.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Let the schedule NAME go on; with a spec: as that says.")
+    ] = False,
     delete: Annotated[bool, typer.Option("--delete", help="Delete the schedule NAME; its runs go on.")] = False,
     namespace: Namespace = None,
     experiment: Experiment = None,
@@ -129,8 +138,6 @@ def schedule(
 ) -> None:
     """Run a spec or a sweep again and again; each run sees the data as they are then."""
     from pipelines import scheduling
-    from pipelines.cron import checked
-    from pipelines.cron import window as window_of
     from pipelines.submitting import upload
 
     if spec == "ls":
@@ -140,25 +147,30 @@ def schedule(
         raise UserError("which schedule is meant is not said", "give it a name: --name nightly")
     if pause + resume + delete > 1:
         raise UserError("--pause, --resume and --delete exclude each other", "give one of them")
-    if pause or resume:
-        scheduling.set_running(_connect(host, namespace, token_file, ca_file), name, resume)
-        console.print(f"{name}: {'started' if resume else 'paused'}", highlight=False)
-        return
+    runs = None if not pause and not resume else resume
+    described = bool(spec) or cron is not None
+    if delete and described:
+        raise UserError("--delete takes no spec and no time", f"phasetune schedule --delete --name {name}")
     if delete:
         gone = scheduling.delete(_connect(host, namespace, token_file, ca_file), name)
         console.print(f"{name}: {'deleted' if gone else 'there is no such schedule'}", highlight=False)
+        return
+    if runs is not None and not described:
+        scheduling.set_running(_connect(host, namespace, token_file, ca_file), name, runs)
+        console.print(f"{name}: {'started' if runs else 'paused'}", highlight=False)
         return
     if not spec or cron is None:
         raise UserError(
             "a schedule needs a spec and a time", 'phasetune schedule SPEC --cron "0 0 2 * * *" --name NAME'
         )
-    begins, ends = (None, None) if window is None else window_of(window)
-    timing = scheduling.Timing(checked(cron), begins, ends, catch_up)
+    timing = scheduling.timing(cron, window, catch_up)
     parsed, compiled = _ready(Path(spec), overrides, allow_local, allow_latest, skip_inputs)
     kubeflow = _connect(host, namespace, token_file, ca_file)
     version = upload(kubeflow, parsed, allow_local, compiled)
-    done = scheduling.apply(kubeflow, name, parsed, version, timing, experiment or parsed.tracking.experiment)
-    console.print(f"{name}: {done}, version {version.name}", highlight=False)
+    where = experiment or parsed.tracking.experiment
+    done = scheduling.apply(kubeflow, name, parsed, version, timing, where, runs)
+    state = "" if runs is None else ", started" if runs else ", paused"
+    console.print(f"{name}: {done}{state}, version {version.name}", highlight=False)
 
 
 def _list_schedules(kubeflow: Kubeflow) -> None:
