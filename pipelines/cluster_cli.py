@@ -39,8 +39,6 @@ Run = Annotated[str, typer.Argument(help="The id or the address that `submit` pr
 
 _KUBERNETES_PATIENCE = 10.0
 """Seconds for which `status` asks Kubernetes, which a laptop may not reach."""
-_CANCELLING = 60.0
-"""Seconds for which `cancel` waits for a run's end: its pods have 30 to leave."""
 
 
 def _connect(host: str | None, namespace: str | None, token_file: Path | None, ca_file: Path | None) -> Kubeflow:
@@ -59,12 +57,17 @@ def _ready(
 
     if is_sweep(spec):
         sweep, checked, compiled = for_cluster(spec, overrides or [])
-        for one in checked:
-            check_submission(one, allow_local, allow_latest, not skip)
+        _tell([note for one in checked for note in check_submission(one, allow_local, allow_latest, not skip)])
         return sweep, compiled
     parsed = load_spec(spec, overrides or [])
-    check_submission(parsed, allow_local, allow_latest, not skip)
+    _tell(check_submission(parsed, allow_local, allow_latest, not skip))
     return parsed, None
+
+
+def _tell(notes: list[str]) -> None:
+    """Say what was not checked, each thing once."""
+    for note in dict.fromkeys(notes):
+        console.print(note, highlight=False, markup=False)
 
 
 def submit(
@@ -118,8 +121,12 @@ def schedule(
     overrides: Overrides = None,
     window: Annotated[str | None, typer.Option(help="FROM/TO: fire only between; either may be left out.")] = None,
     catch_up: Annotated[bool, typer.Option("--catch-up", help="Make up for runs missed in a pause.")] = False,
-    pause: Annotated[bool, typer.Option("--pause", help="Pause the schedule NAME.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Let the schedule NAME go on.")] = False,
+    pause: Annotated[
+        bool, typer.Option("--pause", help="Pause the schedule NAME; with a spec: make it, paused.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Let the schedule NAME go on; with a spec: as that says.")
+    ] = False,
     delete: Annotated[bool, typer.Option("--delete", help="Delete the schedule NAME; its runs go on.")] = False,
     namespace: Namespace = None,
     experiment: Experiment = None,
@@ -131,8 +138,6 @@ def schedule(
 ) -> None:
     """Run a spec or a sweep again and again; each run sees the data as they are then."""
     from pipelines import scheduling
-    from pipelines.cron import checked
-    from pipelines.cron import window as window_of
     from pipelines.submitting import upload
 
     if spec == "ls":
@@ -142,25 +147,30 @@ def schedule(
         raise UserError("which schedule is meant is not said", "give it a name: --name nightly")
     if pause + resume + delete > 1:
         raise UserError("--pause, --resume and --delete exclude each other", "give one of them")
-    if pause or resume:
-        scheduling.set_running(_connect(host, namespace, token_file, ca_file), name, resume)
-        console.print(f"{name}: {'started' if resume else 'paused'}", highlight=False)
-        return
+    runs = None if not pause and not resume else resume
+    described = bool(spec) or cron is not None
+    if delete and described:
+        raise UserError("--delete takes no spec and no time", f"phasetune schedule --delete --name {name}")
     if delete:
         gone = scheduling.delete(_connect(host, namespace, token_file, ca_file), name)
         console.print(f"{name}: {'deleted' if gone else 'there is no such schedule'}", highlight=False)
+        return
+    if runs is not None and not described:
+        scheduling.set_running(_connect(host, namespace, token_file, ca_file), name, runs)
+        console.print(f"{name}: {'started' if runs else 'paused'}", highlight=False)
         return
     if not spec or cron is None:
         raise UserError(
             "a schedule needs a spec and a time", 'phasetune schedule SPEC --cron "0 0 2 * * *" --name NAME'
         )
-    begins, ends = (None, None) if window is None else window_of(window)
-    timing = scheduling.Timing(checked(cron), begins, ends, catch_up)
+    timing = scheduling.timing(cron, window, catch_up)
     parsed, compiled = _ready(Path(spec), overrides, allow_local, allow_latest, skip_inputs)
     kubeflow = _connect(host, namespace, token_file, ca_file)
     version = upload(kubeflow, parsed, allow_local, compiled)
-    done = scheduling.apply(kubeflow, name, parsed, version, timing, experiment or parsed.tracking.experiment)
-    console.print(f"{name}: {done}, version {version.name}", highlight=False)
+    where = experiment or parsed.tracking.experiment
+    done = scheduling.apply(kubeflow, name, parsed, version, timing, where, runs)
+    state = "" if runs is None else ", started" if runs else ", paused"
+    console.print(f"{name}: {done}{state}, version {version.name}", highlight=False)
 
 
 def _list_schedules(kubeflow: Kubeflow) -> None:
@@ -212,10 +222,12 @@ def _show_steps(known: Known) -> None:
 def _show_rayjobs(known: Known, namespace: str | None) -> None:
     from pipelines.following import rayjobs_of
 
+    if not known.rayjobs:
+        return
     try:
         jobs = rayjobs_of(known, namespace, _KUBERNETES_PATIENCE)
     except UserError as error:
-        console.print(f"\nRayJobs: {error.message}", highlight=False, markup=False)
+        console.print(f"\nRayJobs: {error.message} ({error.remedy})", highlight=False, markup=False)
         return
     for name, state in jobs:
         console.print(f"\nRayJob {name}: {state}", highlight=False)
@@ -224,61 +236,9 @@ def _show_rayjobs(known: Known, namespace: str | None) -> None:
 def cancel(
     run: Run, host: Host = None, namespace: Namespace = None, token_file: TokenFile = None, ca_file: CaFile = None
 ) -> None:
-    """End a run, and the RayJobs that no other run waits for; finished steps stay in the store."""
-    from components.common.rayjob_claim import cancel_run
-    from pipelines import following
+    """End a run, and the RayJobs and jobs that no other run waits for; finished steps stay in the store."""
+    from pipelines.cancelling import cancel_wholly
+    from pipelines.following import run_id
 
     kubeflow = _connect(host, namespace, token_file, ca_file)
-    wanted = following.run_id(run)
-    known = following.Runs(kubeflow).known(wanted)
-    told = following.cancel(kubeflow, wanted)
-    console.print(f"{known.name}: {'told to end' if told else 'has ended or was told before'}", highlight=False)
-    ours = known.info.run if known.info is not None else ""
-    gone = cancel_run(ours, wanted, namespace)
-    _stop_jobs(known)
-    ended = following.ended_within(kubeflow, wanted, _CANCELLING)
-    # A step that was still at work may have made another one meanwhile.
-    for name in [*gone, *cancel_run(ours, wanted, namespace)]:
-        console.print(f"deleted the RayJob {name}", highlight=False)
-    _end_tracking(known)
-    if not ended:
-        raise UserError("the run has not ended yet", f"`phasetune cancel {wanted}` again sees that nothing is left")
-
-
-def _stop_jobs(known: Known) -> None:
-    """Stop the jobs of standing Ray clusters that no other run waits for."""
-    from components.common.jobs_api import cancel_on_cluster
-    from components.common.joining import joined
-
-    if known.info is None:
-        return
-    try:
-        info = joined(known.info)
-        spec = info.parsed()
-        places = {one.compute.ray: one for one in (spec, spec.at("scoring"), spec.at("evaluation"))}
-        stopped = [
-            name
-            for place, one in places.items()
-            if place.startswith("http")
-            for name in cancel_on_cluster(one, info.run)
-        ]
-    except Exception as error:  # the cluster or the store may be out of reach from here, in many ways
-        said = (str(error).splitlines() or [""])[0]
-        console.print(f"Ray's jobs are not stopped from here: {said}", highlight=False, markup=False)
-        return
-    for name in stopped:
-        console.print(f"stopped the job {name}", highlight=False)
-
-
-def _end_tracking(known: Known) -> None:
-    """Tell MLflow that the run has ended: a run that is cancelled writes no report, which would say so."""
-    from components.common.joining import joined
-    from components.common.tracking import end_parent
-
-    if known.info is None:
-        return
-    try:
-        end_parent(joined(known.info), "KILLED")
-    except Exception as error:  # the store may be out of reach from here, in any way that boto3 knows
-        said = (str(error).splitlines() or [""])[0]
-        console.print(f"MLflow is not told of the end: {said}", highlight=False, markup=False)
+    cancel_wholly(kubeflow, run_id(run), namespace, lambda line: console.print(line, highlight=False, markup=False))

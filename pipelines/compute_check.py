@@ -113,8 +113,7 @@ def check_seen(spec: Spec) -> None:
     Raises:
         UserError: Naming the store or the tracking server.
     """
-    compute = spec.compute
-    if "rayjob" not in (compute.ray, compute.of("scoring").ray, compute.of("evaluation").ray):
+    if "rayjob" not in spec.compute.places:
         return
     if not spec.store.startswith("s3://"):
         raise UserError(

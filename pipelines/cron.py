@@ -100,6 +100,8 @@ def checked(cron: str) -> str:
 def window(text: str) -> tuple[datetime | None, datetime | None]:
     """The first and the last moment of a window, `FROM/TO`, either of which may be left out; UTC where none is said.
 
+    Parts of a second are dropped.
+
     Raises:
         UserError: If it is none.
     """
@@ -121,5 +123,5 @@ def window(text: str) -> tuple[datetime | None, datetime | None]:
 def _moment(text: str) -> datetime | None:
     if not text:
         return None
-    moment = datetime.fromisoformat(text)
+    moment = datetime.fromisoformat(text).replace(microsecond=0)  # Kubeflow keeps whole seconds
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -50,6 +50,11 @@ class Known:
         """Whether nothing of it runs any more."""
         return self.state in ENDED
 
+    @property
+    def rayjobs(self) -> bool:
+        """Whether it may wait for RayJobs: its spec says so, or cannot be read any more."""
+        return self.info is None or "rayjob" in self.info.parsed().compute.places
+
 
 def run_id(text: str) -> str:
     """Kubeflow's id of a run in what users paste: the id, the page's address, or our name of the run.
@@ -180,7 +185,7 @@ def rayjobs_of(known: Known, namespace: str | None, patience: float) -> list[tup
         patience: Seconds for which Kubernetes is asked.
 
     Raises:
-        UserError: If Kubernetes cannot be asked from here.
+        UserError: If Kubernetes cannot be asked from here, or the run's Workflow is not in the namespace.
     """
     from components.common.kubernetes_api import connect
     from components.common.rayjob_claim import of_pipeline
@@ -191,10 +196,23 @@ def rayjobs_of(known: Known, namespace: str | None, patience: float) -> list[tup
     cluster.patience = patience
     claim = of_pipeline(cluster, known.info.run if known.info is not None else "", known.id)
     if claim is None:
-        return []
+        raise no_workflow(known, cluster.namespace)
     [(part, name)] = PART_OF.items()
     jobs = cluster.jobs(f"{part}={name},{COMPONENT}=ray-job")
     return [(job["metadata"]["name"], str(state_of(job))) for job in jobs if claim.stands_in(job)]
+
+
+def no_workflow(known: Known, namespace: str) -> UserError:
+    """What to say where a namespace holds no Workflow of a run: RayJobs are looked for beside it.
+
+    Kubernetes takes a Workflow away some time after the run's end, and its RayJobs with it.
+    """
+    gone = ", where it may have been until a while after the run's end" if known.ended else ""
+    return UserError(
+        f"no Workflow of the run is in the namespace {namespace}{gone}",
+        "name the namespace of the run's pods with `--namespace NAME`: that of KFP where it is installed alone "
+        "(`kubeflow`), else the user's",
+    )
 
 
 def follow(

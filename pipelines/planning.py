@@ -84,9 +84,7 @@ def check_inputs(
     from components.preparing.sources import resolve
 
     machine = machine or machine_of(spec)
-    check_compute(spec, machine)
-    if not one_disk:
-        check_seen(spec)
+    check_settings(spec, machine, one_disk)
     resolve(spec.data)
     for plan in _all_phases(spec):
         if plan.data:
@@ -94,8 +92,37 @@ def check_inputs(
     folder = folder_of(spec.model.path)
     if spec.scoring.model is not None:
         folder_of(spec.scoring.model)
-    if folder is None:
-        return
+    if folder is not None:
+        check_model(spec, machine, folder)
+
+
+def check_settings(spec: Spec, machine: Machine, one_disk: bool = False) -> None:
+    """See what can be seen without data and models: workers, GPUs, packages, rewards, and places that RayJobs reach.
+
+    Args:
+        spec: The spec.
+        machine: What there is to train on.
+        one_disk: Whether the folders that the spec names are in every pod.
+
+    Raises:
+        UserError: Naming what is missing.
+    """
+    check_compute(spec, machine)
+    if not one_disk:
+        check_seen(spec)
+
+
+def check_model(spec: Spec, machine: Machine, folder: Path) -> None:
+    """See that the adapter's targets are layers of the model, and that every phase's batches fit.
+
+    Args:
+        spec: The spec.
+        machine: What there is to train on.
+        folder: Holds the model's `config.json` and its safetensors, of which the headers are enough.
+
+    Raises:
+        UserError: Naming what does not fit.
+    """
     check_targets(spec, folder)
     shape = model_shape(folder)
     if shape is not None:

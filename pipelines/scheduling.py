@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from components.common.errors import UserError
 from components.common.spec import Spec
+from pipelines.cron import checked
+from pipelines.cron import window as window_of
 from pipelines.kubeflow import Kubeflow, client, equals
 from pipelines.submitting import Version, experiment
 
@@ -39,6 +41,16 @@ class Timing:
     catch_up: bool = False
 
 
+def timing(cron: str, window: str | None, catch_up: bool) -> Timing:
+    """When a schedule fires, from what the user gives.
+
+    Raises:
+        UserError: If Kubeflow would never fire by it.
+    """
+    begins, ends = (None, None) if window is None else window_of(window)
+    return Timing(checked(cron), begins, ends, catch_up)
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """A schedule in Kubeflow."""
@@ -48,6 +60,7 @@ class Schedule:
     timing: Timing
     version: str
     service_account: str
+    experiment: str
     started: bool
     shall_run: bool
     created: datetime
@@ -86,6 +99,7 @@ def _read(one: Any) -> Schedule:
         timing=timing,
         version=version.pipeline_version_id if version is not None else one.pipeline_version_id or "",
         service_account=one.service_account or "",
+        experiment=one.experiment_id or "",
         started=_word(one.mode) == "ENABLE" or _word(one.status) == "ENABLED",
         shall_run=one.description == _STARTED,
         created=one.created_at or datetime.min.replace(tzinfo=UTC),
@@ -104,7 +118,15 @@ def _window(cron: Any) -> tuple[datetime | None, datetime | None]:
     return begins, ends
 
 
-def apply(kubeflow: Kubeflow, name: str, spec: Spec, version: Version, timing: Timing, experiment_name: str) -> Applied:
+def apply(
+    kubeflow: Kubeflow,
+    name: str,
+    spec: Spec,
+    version: Version,
+    timing: Timing,
+    experiment_name: str,
+    runs: bool | None = None,
+) -> Applied:
     """Make a schedule be as wanted; where it is, nothing happens.
 
     A paused schedule that is replaced stays paused.
@@ -116,20 +138,25 @@ def apply(kubeflow: Kubeflow, name: str, spec: Spec, version: Version, timing: T
         version: The compiled spec.
         timing: When it fires.
         experiment_name: Where its runs are shown.
+        runs: Whether it shall fire; as it does now, or from now on where it is new, if None.
     """
     there = schedules(kubeflow, name)
-    account = spec.compute.kubernetes.service_account
-    fitting = [one for one in there if (one.version, one.timing, one.service_account) == (version.id, timing, account)]
-    if len(there) == 1 and fitting:
-        return "unchanged"
+    wanted = (version.id, timing, spec.compute.kubernetes.service_account, experiment(kubeflow, experiment_name))
+    fitting = [one.id for one in there if (one.version, one.timing, one.service_account, one.experiment) == wanted]
     # Of two, the newer one was made by a call that died: what it was to become is in its description.
-    shall_run = True if not there else there[0].shall_run if len(there) > 1 else there[0].started
-    if not fitting:
-        _create(kubeflow, name, spec, version, timing, experiment_name, shall_run)
-        there = schedules(kubeflow, name)
-        fitting = [one for one in there if one.version == version.id and one.timing == timing]
-    _settle(kubeflow, fitting[0], [one for one in there if one.id != fitting[0].id], shall_run)
-    return "replaced" if len(there) > 1 else "made"
+    as_it_is = True if not there else there[0].shall_run if len(there) > 1 else there[0].started
+    shall_run = as_it_is if runs is None else runs
+    if len(there) == 1 and fitting:
+        _settle(kubeflow, there[0], [], shall_run)
+        return "unchanged"
+    keep = fitting[0] if fitting else _create(kubeflow, name, spec, version, timing, wanted[3], shall_run)
+    there = schedules(kubeflow, name)
+    others = [one for one in there if one.id != keep]
+    for one in there:
+        if one.id == keep:
+            _settle(kubeflow, one, others, shall_run)
+            return "replaced" if others else "made"
+    raise UserError(f"the schedule {name} was deleted while it was made", "give the command again")
 
 
 def _settle(kubeflow: Kubeflow, keep: Schedule, others: list[Schedule], shall_run: bool) -> None:
@@ -147,15 +174,15 @@ def _create(
     spec: Spec,
     version: Version,
     timing: Timing,
-    experiment_name: str,
+    experiment_id: str,
     shall_run: bool,
-) -> None:
-    """Make a paused schedule."""
+) -> str:
+    """Make a paused schedule; returns its id."""
     models = client()
     before = {one.id for one in schedules(kubeflow, name)}
     cron = models.V2beta1CronSchedule(cron=timing.cron, start_time=timing.begins, end_time=timing.ends)
     body = models.V2beta1RecurringRun(
-        experiment_id=experiment(kubeflow, experiment_name),
+        experiment_id=experiment_id,
         display_name=name,
         description=_STARTED if shall_run else _PAUSED,
         pipeline_version_reference=version.reference(),
@@ -171,7 +198,9 @@ def _create(
     def there() -> Any | None:
         return next((one for one in schedules(kubeflow, name) if one.id not in before), None)
 
-    kubeflow.create("schedules", "recurring_run_service_create_recurring_run", body, there)
+    made = kubeflow.create("schedules", "recurring_run_service_create_recurring_run", body, there)
+    # Of a lost answer `there` gives ours.
+    return str(made.id if isinstance(made, Schedule) else made.recurring_run_id)
 
 
 def set_running(kubeflow: Kubeflow, name: str, runs: bool) -> None:

@@ -6,16 +6,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from components.common.errors import SpecError, UserError
-from components.common.models import base_folder
+from components.common.model_bucket import in_bucket
+from components.common.models import base_folder, model_headers
 from components.common.spec import Spec
 from pipelines.compute_check import machine_of
-from pipelines.planning import check_inputs
+from pipelines.planning import check_inputs, check_model, check_settings
 from pipelines.pods import check_image, image_of
 
 _OURS = ("", "localhost", "::1", "0.0.0.0")  # noqa: S104  # looked for, not listened on
 
 
-def check_submission(spec: Spec, allow_local: bool, allow_latest: bool, look: bool = True) -> None:
+def check_submission(spec: Spec, allow_local: bool, allow_latest: bool, look: bool = True) -> list[str]:
     """See that a spec can run on a cluster, before anything is sent.
 
     Args:
@@ -23,6 +24,9 @@ def check_submission(spec: Spec, allow_local: bool, allow_latest: bool, look: bo
         allow_local: Let places pass that this machine has: they are in every pod as well.
         allow_latest: Let an image pass that may be another one tomorrow.
         look: See that the data and the models are there; not where only the cluster can reach them.
+
+    Returns:
+        What `plan` sees to and could not be seen to from here, in words.
 
     Raises:
         UserError: Naming what is missing, with one remedy.
@@ -36,8 +40,21 @@ def check_submission(spec: Spec, allow_local: bool, allow_latest: bool, look: bo
             "compute asks for GPUs, and the pods of a pipeline have none: heavy steps on a cluster go to Ray",
             "set `compute.ray: rayjob`, or the address of a Ray cluster's Jobs API",
         )
+    machine, model = machine_of(spec, submitted=True), spec.model.path
     if look:
-        check_inputs(spec, machine_of(spec, submitted=True), model_there, one_disk=allow_local)
+        check_inputs(spec, machine, model_there, one_disk=allow_local)
+    else:
+        check_settings(spec, machine, one_disk=allow_local)
+        if _is_here(model):
+            check_model(spec, machine, base_folder(model))
+    if _is_here(model) or (look and in_bucket(model)):
+        return []
+    return [f"not checked: whether the phases fit into memory and the adapter into the model, as {model} is not read"]
+
+
+def _is_here(model: str) -> bool:
+    """Whether a model is on this machine."""
+    return model == "lab" or Path(model).is_dir()
 
 
 def check_places(spec: Spec, allow_local: bool) -> None:
@@ -87,21 +104,18 @@ def _is_local(place: str) -> bool:
 
 
 def model_there(path: str) -> Path | None:
-    """The folder of a model that is on this machine; of another only the configuration is asked for.
+    """The folder of a model that is on this machine; of one in S3 the configuration and the headers of its weights.
 
-    Nobody waits for gigabytes that the cluster's pods will fetch for themselves.
+    Nobody waits for gigabytes that the cluster's pods will fetch for themselves. Of a model of the hub only the
+    configuration is asked for, and there is no folder.
 
     Raises:
         UserError: If there is no such model.
     """
-    if path == "lab" or Path(path).is_dir():
+    if _is_here(path):
         return base_folder(path)
-    if path.startswith("s3://"):
-        from components.common.objects import open_objects
-
-        if open_objects(path).read("config.json") is None:
-            raise UserError(f"there is no model at {path}: it has no config.json", "give a folder of a saved model")
-        return None
+    if in_bucket(path):
+        return model_headers(path)
     _asked_of_hub(path)
     return None
 

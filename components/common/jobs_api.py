@@ -24,7 +24,7 @@ from components.common.progress import heard, say
 from components.common.ray_jobs import Broken, Cluster, Refused
 from components.common.spec import Spec
 from components.common.store import Store
-from components.common.waiting import jobs_of, leave, noted
+from components.common.waiting import jobs_of, leave, note, noted
 
 ENTRYPOINT = "python -m components.common.ray_driver"
 _DIGEST, _RUN = "phasetune-digest", "phasetune-run"
@@ -86,14 +86,43 @@ def _is_made(store: Store, errand: Errand) -> bool:
     return store.find(errand.kind, errand.key) is not None
 
 
+def addresses_of(spec: Spec) -> list[str]:
+    """The Ray clusters that a spec sends jobs to, by their Jobs APIs."""
+    return [place for place in spec.compute.places if place.startswith("http")]
+
+
 def cancel_on_cluster(spec: Spec, run: str) -> list[str]:
-    """Stop the jobs that a run waits for and no other run does; returns their names."""
-    cluster, objects = Cluster(spec.compute.ray), open_objects(spec.store)
-    stopped = []
+    """Stop the jobs that a run waits for and no other run does, in whichever of the spec's clusters they are.
+
+    A job that may go on, as a cluster does not answer, stays noted as the run's, so that the next call finds it.
+
+    Returns:
+        The jobs' names.
+
+    Raises:
+        UserError: If the store or a cluster does not answer, when every cluster that does has stopped its jobs.
+    """
+    clusters, objects = [Cluster(address) for address in addresses_of(spec)], open_objects(spec.store)
+    stopped: list[str] = []
+    away: dict[str, UserError] = {}
     for name in jobs_of(objects, run):
-        if leave(objects, name, run):
-            cluster.stop(name)
-            stopped.append(name)
+        if not leave(objects, name, run):
+            continue
+        done = False
+        try:
+            for cluster in clusters:
+                if cluster.address not in away:
+                    try:
+                        cluster.stop(name)
+                    except UserError as error:
+                        away[cluster.address] = error
+            done = not away
+        finally:
+            if not done:
+                note(objects, name, run)
+        stopped += [name] if done else []
+    if away:
+        raise next(iter(away.values()))
     return stopped
 
 

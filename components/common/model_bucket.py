@@ -28,6 +28,8 @@ Marks = dict[str, tuple[int, str]]
 """By file name: bytes, and the ETag."""
 _FOLDER = "models"
 _THREADS = 4
+_LONGEST_HEADER = 100_000_000
+"""Bytes of a header that safetensors itself still reads."""
 
 
 def in_bucket(path: str) -> bool:
@@ -87,17 +89,20 @@ def _place(path: str) -> tuple[S3Objects, str]:
     return S3Objects(place), folder
 
 
-def fetched(path: str, marks: Marks) -> Path:
+def fetched(path: str, marks: Marks, headers: bool = False) -> Path:
     """A local folder with the files of a model, fetched when it is first asked for.
 
     Args:
         path: `s3://bucket/prefix`.
         marks: What `listed` says: a model that was changed since has another folder.
+        headers: Fetch safetensors up to the end of their headers only, which name the tensors and their shapes.
 
     Raises:
         UserError: If the model is changed while it is fetched.
     """
-    target = cache_folder() / _FOLDER / digest([_server(), path.rstrip("/"), marks])[:24]
+    target = (
+        cache_folder() / _FOLDER / digest([_server(), path.rstrip("/"), marks, *(["headers"] if headers else [])])[:24]
+    )
     if target.is_dir():
         return target
     with disk_errors(str(target.parent)):
@@ -106,17 +111,24 @@ def fetched(path: str, marks: Marks) -> Path:
         if not target.is_dir():
             for left in target.parent.glob(f".{target.name}-*"):  # by one that was killed while it held the lock
                 shutil.rmtree(left, ignore_errors=True)
-            _fetch(path, marks, target)
+            _fetch(path, marks, target, headers)
     return target
 
 
-def _fetch(path: str, marks: Marks, target: Path) -> None:
+def _fetch(path: str, marks: Marks, target: Path, headers: bool) -> None:
     objects, folder = _place(path)
     partial = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
     try:
 
         def fetch(name: str) -> None:
-            objects.fetch(f"{folder}/{name}", partial / name, marks[name][0])
+            size = marks[name][0]
+            if headers and name.endswith(".safetensors"):
+                objects.fetch(f"{folder}/{name}", partial / name, min(size, 8))
+                length = int.from_bytes((partial / name).read_bytes(), "little")
+                if length > min(size, _LONGEST_HEADER):
+                    raise UserError(f"{path}/{name} is not a safetensors file", "upload the model again")
+                size = min(size, 8 + length)
+            objects.fetch(f"{folder}/{name}", partial / name, size)
             if objects.size(f"{folder}/{name}") != marks[name]:
                 raise Missing(name)
 

@@ -100,6 +100,19 @@ def _listed(path: str) -> Marks:
     return marks
 
 
+def model_headers(path: str) -> Path:
+    """A local folder with the configuration of a model in S3 and its safetensors without their weights: its shape.
+
+    Args:
+        path: `s3://bucket/prefix`.
+
+    Raises:
+        UserError: If there is no whole model, or S3 cannot be reached.
+    """
+    marks = {name: mark for name, mark in _listed(path).items() if name == "config.json" or name.endswith(_WEIGHTS[1:])}
+    return fetched(path, marks, headers=True)
+
+
 def base_folder(path: str) -> Path:
     """The local folder of a base model, which stands on no other.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.common.digests import digest
-from components.common.kubernetes_api import Cluster, connect
+from components.common.kubernetes_api import Cluster
 from components.common.rayjob_pods import COMPONENT, PART_OF
 
 Object = dict[str, Any]
@@ -149,15 +149,15 @@ def release(cluster: Cluster, name: str, claim: Claim) -> bool:
             return False
 
 
-def cancel_run(run: str, kfp: str = "", namespace: str | None = None) -> list[str]:
+def cancel_run(cluster: Cluster, run: str, kfp: str = "") -> list[str]:
     """Take a run's claims away from all RayJobs: what no other run waits for is deleted.
 
     To be called when the run's steps have been told to end: a step that is still at work would make its RayJob again.
 
     Args:
+        cluster: The cluster, in the namespace of the RayJobs.
         run: The run's id, ours; empty where it is not known.
         kfp: KFP's id of it; empty for a run on a laptop.
-        namespace: Of the RayJobs; that of the pod or of the kubeconfig's context where absent.
 
     Returns:
         The names of the RayJobs that were deleted.
@@ -165,7 +165,6 @@ def cancel_run(run: str, kfp: str = "", namespace: str | None = None) -> list[st
     Raises:
         UserError: If the cluster does not answer, or does not allow it.
     """
-    cluster = connect(namespace)
     pipeline = of_pipeline(cluster, run, kfp)
     claims = [*([Claim(run)] if run else []), *([] if pipeline is None else [pipeline])]
     [(part, name)] = PART_OF.items()

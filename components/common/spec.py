@@ -198,6 +198,11 @@ class ComputeSpec(Strict):
         asked = (self.scoring if stage == "scoring" else self.evaluation).model_dump(exclude_none=True)
         return self.model_copy(update=asked)
 
+    @property
+    def places(self) -> list[str]:
+        """Where heavy steps run, each once: `local`, `rayjob`, or addresses of Jobs APIs."""
+        return list(dict.fromkeys((self.ray, self.of("scoring").ray, self.of("evaluation").ray)))
+
     @model_validator(mode="after")
     def _range(self) -> Self:
         if self.least_workers > self.most_workers:

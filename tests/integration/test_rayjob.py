@@ -117,6 +117,7 @@ def test_what_the_driver_says_arrives(kubernetes_api, cluster, s3, tmp_path) -> 
 
 
 def test_cancel_ends_a_pipelines_rayjobs(kubernetes_api, cluster, work, monkeypatch) -> None:
+    from components.common.kubernetes_api import connect
     from components.common.rayjob_claim import cancel_run
 
     kubernetes_api.put("workflows", "wf", labels={"pipeline/runid": "r1"}, spec={})
@@ -124,7 +125,7 @@ def test_cancel_ends_a_pipelines_rayjobs(kubernetes_api, cluster, work, monkeypa
     rays.until(lambda: work.newest() >= 5, "a checkpoint")
     kubernetes_api.change("workflows", "wf", {"spec": {"activeDeadlineSeconds": 0}})  # KFP's way to end a run
     [name] = kubernetes_api.names("rayjobs")
-    assert cancel_run("run-1", kfp="r1") == [name]
+    assert cancel_run(connect(), "run-1", kfp="r1") == [name]
     assert cluster.drivers[0].wait(rays.LONGEST) == 143
     waiting.communicate(timeout=rays.LONGEST)
     assert waiting.returncode == 1

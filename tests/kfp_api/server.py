@@ -234,7 +234,11 @@ class KfpServer:
             return {}
         cron = body["trigger"]["cron_schedule"]
         # The real one gives moments that were not set as the beginning of time.
-        window = {name: cron.get(name, "1970-01-01T00:00:00Z") for name in ("start_time", "end_time")}
+        window = {
+            # The real one keeps whole seconds.
+            name: f"{datetime.fromisoformat(cron.get(name, '1970-01-01T00:00:00Z')).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            for name in ("start_time", "end_time")
+        }
         made = {
             **self._job(body),
             "trigger": {"cron_schedule": {**cron, **window}},

@@ -1,8 +1,9 @@
 """A Kubernetes API server of ours, in this process, that behaves as the real one does where our code looks.
 
-It keeps RayJobs, Workflows, Workloads and pods of one namespace, with resource versions, conflicts, watches that time
-out and expire, deletion with preconditions and finalizers, and the garbage collection of what has no owner any more.
-It can be away, fail, cut its streams, and it remembers every request. KubeRay's part is played by the test.
+It keeps RayJobs, Workflows, Workloads and pods of one namespace (a second, `EMPTY`, holds nothing), with resource
+versions, conflicts, watches that time out and expire, deletion with preconditions and finalizers, and the garbage
+collection of what has no owner any more. It can be away, fail, cut its streams, and it remembers every request.
+KubeRay's part is played by the test.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import yaml
 from tests.kubernetes_api.connection import Connection, Server
 
 Object = dict[str, Any]
-NAMESPACE = "phasetune"
+NAMESPACE, EMPTY = "phasetune", "empty"
 KINDS = {
     "rayjobs": ("/apis/ray.io/v1", "RayJob"),
     "workflows": ("/apis/argoproj.io/v1alpha1", "Workflow"),
@@ -84,9 +85,9 @@ class ApiServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def kubeconfig(self, path: Path) -> Path:
+    def kubeconfig(self, path: Path, namespace: str = NAMESPACE) -> Path:
         """Write a kubeconfig that names this server."""
-        names = {"cluster": "c", "user": "u", "namespace": NAMESPACE}
+        names = {"cluster": "c", "user": "u", "namespace": namespace}
         values = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -201,6 +202,8 @@ class ApiServer:
         found = _PATH.match(path)
         if found is None or KINDS.get(found["plural"], ("",))[0] != found["group"]:
             raise Answer(404, "NotFound", "the server could not find the requested resource")
+        if found["namespace"] == EMPTY and method == "GET" and not found["name"]:
+            return 200, {"kind": "List", "metadata": {"resourceVersion": str(self._version)}, "items": []}
         if found["namespace"] != NAMESPACE:
             raise Answer(403, "Forbidden", f"not allowed in the namespace {found['namespace']}")
         plural, name = found["plural"], found["name"]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from components.common.spec import Spec
-from pipelines import kubeflow, submitting
+from pipelines import cli, cluster_cli, kubeflow, submitting
 from pipelines.phased import compile_pipeline
 from tests.kfp_api import server as kfp_api
 from tests.kubernetes_api.server import ApiServer
 from tests.pipelines import sweep_world
 
+OURS = {"app.kubernetes.io/part-of": "phasetune", "app.kubernetes.io/component": "ray-job"}
 VALUES: dict[str, Any] = {
     "name": "cluster",
     "model": {"path": "lab"},
@@ -52,6 +56,25 @@ def shared_server() -> Iterator[Any]:
     started = kfp_api.KfpServer(namespaces=("phasetune", "others"), token="secret")
     yield started
     started.stop()
+
+
+@pytest.fixture
+def phasetune(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Gives the command in this process: `phasetune("status", RUN)` -> its exit code, and what it said."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        said = io.StringIO()
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", ["phasetune", *arguments])
+            patched.setattr(cluster_cli, "console", Console(file=said, width=140, soft_wrap=True))
+            patched.setattr(cli, "complaints", Console(file=said, width=140, soft_wrap=True))
+            try:
+                cli.main()
+            except SystemExit as ended:
+                return int(ended.code or 0), said.getvalue()
+        return 0, said.getvalue()
+
+    return call
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +116,22 @@ def cluster_spec() -> Callable[..., Spec]:
 def cluster_values() -> dict[str, Any]:
     """The values of such a spec."""
     return dict(VALUES)
+
+
+@pytest.fixture
+def jobs(kubernetes: Any, run: str) -> Any:
+    """A Workflow of the run and another; a RayJob of each alone, and one that both wait for."""
+    owners: dict[str, Any] = {}
+    for name, label in (("mine", run), ("theirs", "another")):
+        made = kubernetes.put("workflows", name, labels={"pipeline/runid": label}, spec={})
+        about = {key: made["metadata"][key] for key in ("name", "uid")}
+        owners[name] = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", **about}
+    for name, waits in (("phases-a-1", ["mine"]), ("phases-b-1", ["theirs"]), ("phases-c-1", ["mine", "theirs"])):
+        kubernetes.put(
+            "rayjobs", name, labels=OURS, spec={}, metadata={"ownerReferences": [owners[one] for one in waits]}
+        )
+        kubernetes.status(name, "Running", "RUNNING")
+    return kubernetes
 
 
 @pytest.fixture(scope="session")

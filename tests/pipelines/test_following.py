@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -20,15 +19,16 @@ from pipelines.kubeflow import Away
 from pipelines.phased import cluster_info
 from pipelines.submitting import start, upload
 from tests.kfp_api import server as kfp_api
+from tests.kubernetes_api import server as kubernetes_api
 from tests.simulated_day import DAY, HOUR, Day, constant
 
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
-OURS = {"app.kubernetes.io/part-of": "phasetune", "app.kubernetes.io/component": "ray-job"}
 
 
 @pytest.fixture
 def spec(cluster_spec, tmp_path):
-    return cluster_spec(store=str(tmp_path / "store"), tracking={"enabled": False})
+    compute = {"ray": "rayjob", "kubernetes": {"image": "registry.example/phasetune:1"}}
+    return cluster_spec(store=str(tmp_path / "store"), tracking={"enabled": False}, compute=compute)
 
 
 @pytest.fixture
@@ -171,22 +171,6 @@ def test_what_the_steps_left_in_the_store_is_shown(cluster, run):
     assert found["train main 1 tier-1 seed 17"].reused
 
 
-@pytest.fixture
-def jobs(kubernetes, run):
-    """A Workflow of the run and another; a RayJob of each alone, and one that both wait for."""
-    owners = {}
-    for name, label in (("mine", run), ("theirs", "another")):
-        made = kubernetes.put("workflows", name, labels={"pipeline/runid": label}, spec={})
-        about = {key: made["metadata"][key] for key in ("name", "uid")}
-        owners[name] = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", **about}
-    for name, waits in (("phases-a-1", ["mine"]), ("phases-b-1", ["theirs"]), ("phases-c-1", ["mine", "theirs"])):
-        kubernetes.put(
-            "rayjobs", name, labels=OURS, spec={}, metadata={"ownerReferences": [owners[one] for one in waits]}
-        )
-        kubernetes.status(name, "Running", "RUNNING")
-    return kubernetes
-
-
 def test_the_rayjobs_that_a_run_waits_for(cluster, run, jobs):
     assert sorted(rayjobs_of(Runs(cluster).known(run), None, 5.0)) == [
         ("phases-a-1", "working"),
@@ -212,19 +196,6 @@ def command(*arguments: str, code: int = 0, **variables: str) -> str:
     return ended.stdout + ended.stderr
 
 
-def test_cancel_ends_the_run_and_its_rayjobs_and_may_be_said_twice(server, run, jobs):
-    server.runs[run]["state"] = "RUNNING"
-    server.script = [{}, {}, {}, {"state": "CANCELED"}]
-    said = command("cancel", run, "--host", server.url)
-    assert "told to end" in said
-    assert "deleted the RayJob phases-a-1" in said
-    assert sorted(jobs.names("rayjobs")) == ["phases-b-1", "phases-c-1"]
-    left = json.dumps(jobs.get("rayjobs", "phases-c-1")["metadata"]["ownerReferences"])
-    assert "theirs" in left and "mine" not in left
-    assert "was told before" in command("cancel", run, "--host", server.url)
-    assert server.count("POST", ":terminate") == 1
-
-
 def test_status_shows_what_can_be_seen_from_here(server, run, jobs, spec):
     server.runs[run] |= looks("RUNNING", task("prepare", "SUCCEEDED"))
     record = StepRecord("prepare", "prepared", "0123456789abcdef", "uri", False, 12.5, 1.0, {})
@@ -238,3 +209,18 @@ def test_status_shows_what_can_be_seen_from_here(server, run, jobs, spec):
     assert "RayJobs: there is no Kubernetes cluster to ask" in command(
         "status", run, "--host", server.url, KUBECONFIG=os.devnull
     )
+
+
+def test_status_says_in_which_namespace_it_looked_for_the_run(server, run, jobs, phasetune, tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(jobs.kubeconfig(tmp_path / "elsewhere", kubernetes_api.EMPTY)))
+    server.runs[run]["state"] = "RUNNING"
+    code, said = phasetune("status", run, "--host", server.url)
+    assert code == 0
+    assert "RayJobs: no Workflow of the run is in the namespace empty (name the namespace" in said
+    assert "RayJob phases-a-1: working" in phasetune("status", run, "--host", server.url, "--namespace", "phasetune")[1]
+
+
+def test_a_run_without_rayjobs_is_shown_without_kubernetes(cluster, server, cluster_spec, tmp_path, phasetune):
+    spec = cluster_spec(store=str(tmp_path / "store"), tracking={"enabled": False})
+    run = start(cluster, spec, upload(cluster, spec, True), "phasetune")
+    assert "RayJobs" not in phasetune("status", run, "--host", server.url)[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,14 @@ import pytest
 import yaml
 
 from components.common.errors import UserError
+from components.common.model_bucket import _listed
+from components.common.objects_s3 import S3Objects
 from pipelines import kubeflow
 from pipelines.kubeflow import connect
 from pipelines.submission_check import check_submission
 from pipelines.submitting import start, upload
 from tests.kfp_api import server as kfp_api
+from tests.services import moto
 
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
 
@@ -172,17 +176,19 @@ def test_the_command_submits_and_refuses_before_anything_is_sent(server, cluster
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data": {"train": [{"path": "lab://nothing"}]}}, "lab://nothing"),
         ({"store": "/runs/store"}, "a cluster cannot see these places"),
         ({"compute": {"kubernetes": {"image": "phasetune:latest"}}}, "the image phasetune:latest may be another one"),
         ({"compute": {"gpus_per_worker": 1, "kubernetes": {"image": "a:1"}}}, "the pods of a pipeline have none"),
         ({"compute": {"workers": 8, "kubernetes": {"image": "a:1"}}}, "a pod of the pipeline has 1 cores"),
         ({"compute": {"kubernetes": {"image": "a:1", "pipeline": {"memory": "64Mi"}}}}, "of a pod of the pipeline"),
+        ({"store": "runs/store", "compute": {"ray": "rayjob", "kubernetes": {"image": "a:1"}}}, "cannot see the store"),
+        ({"model": {"path": "lab", "adapter": {"target_modules": ["nothing"]}}}, "names 'nothing'"),
     ],
 )
-def test_what_cannot_run_on_a_cluster_is_refused(cluster_spec, changes, said):
+@pytest.mark.parametrize("look", [True, False], ids=["looked", "skipped"])
+def test_what_cannot_run_on_a_cluster_is_refused_also_where_the_inputs_are_skipped(cluster_spec, changes, said, look):
     with pytest.raises(UserError) as caught:
-        check_submission(cluster_spec(**changes), allow_local=False, allow_latest=False)
+        check_submission(cluster_spec(**changes), allow_local=False, allow_latest=False, look=look)
     assert said in caught.value.message
     assert caught.value.remedy
 
@@ -194,10 +200,72 @@ def test_what_is_allowed_by_name_is_let_through(cluster_spec):
     check_submission(away, allow_local=False, allow_latest=False, look=False)
 
 
-def test_the_command_waits_and_ends_as_the_run_does(server, cluster_values, tmp_path):
+@pytest.fixture
+def bucket(s3_server, monkeypatch, tmp_path):
+    """An empty prefix of an S3 server, which the environment points at."""
+    moto.point_at(monkeypatch, s3_server)
+    monkeypatch.setenv("PHASETUNE_CACHE", str(tmp_path / "cache"))
+    return f"s3://bucket/{tmp_path.name}"
+
+
+def test_a_model_in_s3_is_checked_by_the_headers_of_its_weights(bucket, lab_model, cluster_spec, tmp_path):
+    objects = S3Objects(bucket)
+    for file in [*lab_model.glob("*.json"), *lab_model.glob("*.safetensors")]:
+        objects.write(f"model/{file.name}", file.read_bytes())
+    path = f"{bucket}/model"
+    assert check_submission(cluster_spec(model={"path": path}), False, False) == []
+    [weights] = (tmp_path / "cache" / "models").glob("*/*.safetensors")
+    assert weights.stat().st_size < 20_000 < (lab_model / weights.name).stat().st_size
+    with pytest.raises(UserError, match="names 'nothing', and no linear layer"):
+        check_submission(cluster_spec(model={"path": path, "adapter": {"target_modules": ["nothing"]}}), False, False)
+    small = {"kubernetes": {"image": "a:1", "pipeline": {"memory": "64Mi"}}}
+    with pytest.raises(UserError, match="of a pod of the pipeline"):
+        check_submission(cluster_spec(model={"path": path}, compute=small), False, False)
+    objects.write("model/model.safetensors", b"\xff" * 16)
+    _listed.cache_clear()  # each process asks once
+    with pytest.raises(UserError, match="is not a safetensors file"):
+        check_submission(cluster_spec(model={"path": path}), False, False)
+
+
+def test_what_could_not_be_checked_is_said(cluster, server, cluster_values, tmp_path, phasetune):
     file = tmp_path / "cluster.yaml"
-    file.write_text(yaml.safe_dump(cluster_values))
+    file.write_text(yaml.safe_dump({**cluster_values, "model": {"path": "org/model"}}))
+    code, said = phasetune("submit", str(file), "--host", server.url, "--skip-inputs")
+    assert code == 0
+    assert said.startswith("not checked: whether the phases fit into memory and the adapter into the model, as org/m")
+
+
+@pytest.fixture
+def file(cluster_values, tmp_path):
+    """A spec's file."""
+    made = tmp_path / "cluster.yaml"
+    made.write_text(yaml.safe_dump(cluster_values))
+    return str(made)
+
+
+def test_the_command_waits_and_ends_as_the_run_does(cluster, server, file, phasetune):
     server.script = [{"state": "FAILED", "error": {"message": "Workflow has failed"}}]
-    ended = phasetune("submit", str(file), "--host", server.url, "--wait")
-    assert ended.returncode == 1
-    assert "has ended: failed (Workflow has failed)" in ended.stderr
+    code, said = phasetune("submit", file, "--host", server.url, "--wait")
+    assert (code, "has ended: failed (Workflow has failed)" in said) == (1, True)
+    server.script = [{"state": "SUCCEEDED"}]
+    code, said = phasetune("submit", file, "--host", server.url, "--wait")
+    assert (code, said.splitlines()[-1]) == (0, "the run: succeeded")
+
+
+def test_a_ctrl_c_ends_the_waiting_and_not_the_run(server, file):
+    waits = subprocess.Popen(
+        [COMMAND, "submit", file, "--host", server.url, "--wait"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert waits.stdout is not None
+    for line in waits.stdout:
+        if line == "the run: pending\n":
+            waits.send_signal(signal.SIGINT)
+            break
+    rest, _ = waits.communicate(timeout=100)
+    (run,) = server.runs
+    assert waits.returncode == 130
+    assert f"the run goes on: {server.url}/#/runs/details/{run}" in rest
+    assert server.count("POST", ":terminate") == 0

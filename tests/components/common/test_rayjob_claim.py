@@ -91,13 +91,13 @@ def test_cancel_takes_what_nobody_else_waits_for(server) -> None:
     for name, claims in {"x": [one], "y": [one, two], "z": [two]}.items():
         for claim in claims:
             take(cluster, cluster.job(name), claim)
-    assert cancel_run("ours-r1", kfp="r1") == ["x"]
+    assert cancel_run(connect(), "ours-r1", kfp="r1") == ["x"]
     assert sorted(server.names("rayjobs")) == ["not-ours", "y", "z"]
-    assert sorted(cancel_run("", kfp="r2")) == ["y", "z"]
-    assert cancel_run("ours-r2", kfp="r2") == []
+    assert sorted(cancel_run(connect(), "", kfp="r2")) == ["y", "z"]
+    assert cancel_run(connect(), "ours-r2", kfp="r2") == []
 
 
 def test_cancel_finds_a_laptops_run(server) -> None:
     take(connect(), connect().job("x"), Claim("mine"))
-    assert cancel_run("yours") == []
-    assert cancel_run("mine") == ["x"]
+    assert cancel_run(connect(), "yours") == []
+    assert cancel_run(connect(), "mine") == ["x"]
