@@ -1,4 +1,5 @@
-# The roles of service accounts (IRSA). Ours reach one prefix of one bucket, and nothing else in the account.
+# The roles of service accounts (IRSA). Ours reach objects below one prefix of one bucket (and see the names of the others
+# in it), and nothing else in the account.
 
 locals {
   issuer = replace(aws_eks_cluster.main.identity[0].oidc[0].issuer, "https://", "")
@@ -16,7 +17,7 @@ locals {
       writes   = "store"
     }
     mlflow = {
-      accounts = ["phasetune:phasetune-mlflow", "phasetune:phasetune-mlflow-gc"]
+      accounts = ["phasetune:phasetune-mlflow"]
       reads    = []
       writes   = "mlflow"
     }
@@ -83,17 +84,12 @@ resource "aws_iam_role" "identity" {
 data "aws_iam_policy_document" "store" {
   for_each = local.store_identities
 
-  # Without it, S3 answers 403 instead of 404 where an object is not there, and nothing could be looked up.
+  # Without it, S3 answers 403 instead of 404 where an object is not there, and nothing could be looked up. A condition on
+  # s3:prefix would take it away again: a request for one object carries no prefix.
   statement {
     sid       = "List"
     actions   = ["s3:ListBucket"]
     resources = [aws_s3_bucket.main.arn]
-
-    condition {
-      test     = "StringLike"
-      variable = "s3:prefix"
-      values   = [for prefix in concat(each.value.reads, [each.value.writes]) : "${prefix}/*"]
-    }
   }
 
   statement {

@@ -68,7 +68,7 @@ output "role_ray_arn" {
 }
 
 output "role_mlflow_arn" {
-  description = "Role of the service accounts phasetune-mlflow and phasetune-mlflow-gc."
+  description = "Role of the service account phasetune-mlflow."
   value       = local.settings.role_mlflow_arn
 }
 

@@ -67,6 +67,25 @@ def wide_policies(files: Any) -> list[str]:
     return faults
 
 
+def blind_lookups(files: Any) -> list[str]:
+    """Policies that read objects but cannot see that one is absent: S3 then answers 403 where 404 is meant.
+
+    That right is `s3:ListBucket` on the bucket itself. A request for one object has no parameters of a listing, so a
+    condition on them (`s3:prefix`, `s3:delimiter`, `s3:max-keys`) refuses it.
+    """
+    listing = {
+        document
+        for document, _, statement in statements(files)
+        if "s3:ListBucket" in listed(statement["actions"])
+        and listed(statement["resources"]) == ["${aws_s3_bucket.main.arn}"]
+        and "condition" not in statement
+    }
+    reading = {
+        document for document, _, statement in statements(files) if "s3:GetObject" in listed(statement["actions"])
+    }
+    return [f"{document} cannot tell an absent object from a forbidden one" for document in sorted(reading - listing)]
+
+
 def unlimited_trust(files: Any) -> list[str]:
     """Roles of service accounts that are not bound to an audience and to whole names of accounts."""
     faults = []
@@ -126,7 +145,7 @@ def _only_tls(files: Any, address: str) -> Iterator[str]:
 
 
 def wrong_nodes(files: Any) -> list[str]:
-    """Node groups whose labels and taints are not those that the manifests and specs count on."""
+    """Node groups without the labels and taints that manifests and specs count on, or that lend pods their role."""
     gpu = {"key": '"nvidia.com/gpu"', "value": '"present"'}
     spot = {"key": '"phasetune/spot"', "value": '"true"'}
     wanted = {"cpu": [], "gpu": [gpu], "gpu-spot": [gpu, spot]}
@@ -140,6 +159,11 @@ def wrong_nodes(files: Any) -> list[str]:
             faults.append(f"the image of {name} is {group['ami']}")
         if (group["capacity"] == '"SPOT"') != (name == "gpu-spot"):
             faults.append(f"the capacity of {name} is {group['capacity']}")
+    for template in files.of_type("resource", "aws_launch_template"):
+        options = template.body.get("metadata_options", [{}])[0]
+        # A pod is a hop further than its node; without a token the hops would not be counted.
+        if (options.get("http_tokens"), options.get("http_put_response_hop_limit")) != ('"required"', 1):
+            faults.append(f"a pod can take the role of a node of {template.address}")
     body = files.of_type("resource", "aws_eks_node_group")[0].body
     if body["labels"] != {'"phasetune/pool"': "${each.key}"}:
         faults.append(f"the labels are {body['labels']}")

@@ -51,6 +51,7 @@ CHECKS = {
         terraform_files.misplaced_iteration,
         unknown_arguments,
         terraform_rules.wide_policies,
+        terraform_rules.blind_lookups,
         terraform_rules.unlimited_trust,
         terraform_rules.unguarded_bucket,
         terraform_rules.wrong_nodes,
@@ -111,6 +112,12 @@ def test_the_files_pass(files, name):
         ("wide_policies", "resources = [aws_kms_key.store.arn]", 'resources = ["*"]', "store/Key reaches"),
         ("wide_policies", 'effect    = "Deny"', 'effect    = "Allow"', "OnlyTls is everybody's"),
         ("wide_policies", "    actions   = [\"s3:GetObject\"]", "    not_actions = [\"s3:GetObject\"]", "leaves out"),
+        ("wide_policies", "    resources = [aws_s3_bucket.main.arn]\n  }\n\n  statement {\n    sid       = \"Read\"",
+         "    resources = [\"arn:aws:s3:::*\"]\n  }\n\n  statement {\n    sid       = \"Read\"", "store/List reaches"),
+        ("blind_lookups", '"s3:ListBucket"', '"s3:GetBucketLocation"', "store cannot tell an absent object"),
+        ("blind_lookups", "    resources = [aws_s3_bucket.main.arn]\n",
+         "    resources = [aws_s3_bucket.main.arn]\n    condition {\n      test = \"StringLike\"\n"
+         "      variable = \"s3:prefix\"\n      values = [\"store/*\"]\n    }\n", "store cannot tell an absent object"),
         ("unlimited_trust", 'test     = "StringEquals"\n      variable = "${local.issuer}:sub"',
          'test     = "StringLike"\n      variable = "${local.issuer}:sub"', "does not compare sub"),
         ("unlimited_trust", "phasetune:phasetune-store-gc", "phasetune:*", "store-gc trusts"),
@@ -122,6 +129,8 @@ def test_the_files_pass(files, name):
         ("wrong_nodes", "      taints   = [local.gpu_taint]\n", "      taints   = []\n", "the nodes of gpu have"),
         ("wrong_nodes", '"phasetune/spot", value', '"spot", value', "the nodes of gpu-spot have"),
         ("wrong_nodes", '"NO_SCHEDULE"', '"PREFER_NO_SCHEDULE"', "do not reach"),
+        ("wrong_nodes", "hop_limit = 1", "hop_limit = 2", "can take the role of a node"),
+        ("wrong_nodes", '= "required"', '= "optional"', "can take the role of a node"),
         ("wrong_nodes", '"phasetune/pool"', '"pool"', "the labels are"),
     ],
 )  # fmt: skip
@@ -160,6 +169,23 @@ def test_the_overlay_reads_these_outputs():
     settings = ROOT / "k8s" / "overlays" / "production" / "settings.env"
     keys = set(re.findall(r"^(\w+)=", settings.read_text(encoding="utf-8"), re.MULTILINE))
     assert keys >= OUTPUTS
+
+
+def test_a_role_trusts_the_accounts_that_the_overlay_gives_it_to(files):
+    overlay = yaml.safe_load((ROOT / "k8s/overlays/production/kustomization.yaml").read_text(encoding="utf-8"))
+    given = {
+        (one["source"]["fieldPath"].removeprefix("data."), target["select"]["name"])
+        for one in overlay["replacements"]
+        for target in one["targets"]
+        if target["select"]["kind"] == "ServiceAccount"
+    }
+    identities = files.local_values["store_identities"]
+    trusted = {
+        ("role_" + terraform_rules.bare(name).replace("-", "_") + "_arn", account)
+        for name, identity in identities.items()
+        for account in re.findall(r"phasetune-[\w-]+", str(identity["accounts"]))
+    }
+    assert given == trusted
 
 
 def test_no_password_is_in_a_variable_or_the_state(files):
@@ -243,7 +269,7 @@ def test_given_subnets_and_namespaces_are_taken(evaluated):
     found = outputs_of(evaluated(network=network, pipeline_namespaces=["phasetune", "kubeflow"], gpu_zones=9))
     assert found["node_groups"]["gpu"]["subnets"] == ["subnet-1", "subnet-2"]
     assert found["stores"]["pipeline"]["accounts"] == ["phasetune:phasetune-pipeline", "kubeflow:phasetune-pipeline"]
-    assert found["stores"]["mlflow"]["accounts"] == ["phasetune:phasetune-mlflow", "phasetune:phasetune-mlflow-gc"]
+    assert found["stores"]["mlflow"]["accounts"] == ["phasetune:phasetune-mlflow"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import needed
 from tests.k8s import manifests
 from tests.services import servers
 
@@ -28,8 +29,7 @@ def versions() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def overlays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """The objects of each overlay; not to be changed. `standalone` is production with KFP installed alone."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl, which renders the overlays, is not on the PATH")
+    needed.kubectl()
     found = {name: manifests.render(manifests.K8S / "overlays" / name) for name in ("dev", "production")}
     copied = shutil.copytree(manifests.K8S, tmp_path_factory.mktemp("standalone") / "k8s")
     with (copied / "overlays" / "production" / "kustomization.yaml").open("a") as file:

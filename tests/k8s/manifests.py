@@ -13,7 +13,6 @@ import yaml
 
 Object = dict[str, Any]
 K8S = Path(__file__).resolve().parents[2] / "k8s"
-CRDS = Path(__file__).resolve().parents[3] / "shared" / "crds"
 STEP = {
     "app.kubernetes.io/part-of": "phasetune",
     "app.kubernetes.io/component": "pipeline",
@@ -84,6 +83,24 @@ def pods(objects: list[Object]) -> list[Pod]:
     ]
 
 
+def environment(container: Object, settings: dict[str, str], secrets: dict[str, dict[str, str]]) -> dict[str, str]:
+    """A container's variables, with values for the settings and the secrets that they refer to.
+
+    Raises:
+        KeyError: One refers to what is not there.
+    """
+    values = {}
+    for variable in container["env"]:
+        source = variable.get("valueFrom", {})
+        if "secretKeyRef" in source:
+            values[variable["name"]] = secrets[source["secretKeyRef"]["name"]][source["secretKeyRef"]["key"]]
+        elif "configMapKeyRef" in source:
+            values[variable["name"]] = settings[source["configMapKeyRef"]["key"]]
+        else:
+            values[variable["name"]] = variable["value"]
+    return values
+
+
 def made_later(namespace: str) -> list[Pod]:
     """The pods that runs make: a step's, KFP's own driver, and those of a RayJob."""
 
@@ -118,8 +135,8 @@ def _strict(schema: Any) -> Any:
     return made
 
 
-def crd_validators() -> dict[tuple[str, str], jsonschema.protocols.Validator]:
-    """A validator for each (apiVersion, kind) that is used here, of the CRDs."""
+def crd_validators(crds: Path) -> dict[tuple[str, str], jsonschema.protocols.Validator]:
+    """A validator for each (apiVersion, kind) that is used here, of the CRDs in a folder."""
     found = {}
     for name in (
         "kueue.x-k8s.io_clusterqueues",
@@ -127,7 +144,7 @@ def crd_validators() -> dict[tuple[str, str], jsonschema.protocols.Validator]:
         "kueue.x-k8s.io_resourceflavors",
         "ray.io_rayclusters",
     ):
-        crd = yaml.load((CRDS / f"{name}.yaml").read_text(), Loader=yaml.CSafeLoader)["spec"]
+        crd = yaml.load((crds / f"{name}.yaml").read_text(), Loader=yaml.CSafeLoader)["spec"]
         version = next(one for one in crd["versions"] if one["storage"])
         schema = _strict(version["schema"]["openAPIV3Schema"])
         schema["properties"]["metadata"] = {"type": "object"}

@@ -12,10 +12,10 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
+from tests.k8s import manifests
 from tests.services import servers
 
 SECRETS = {
@@ -29,12 +29,8 @@ class Pod:
 
     def __init__(self, objects: list[Any], postgres: Any, s3: Any, port: int) -> None:
         self.objects, self.port = objects, port
-        place = urlsplit(postgres.uri)
         self.settings = {
-            "postgres_host": place.hostname,
-            "postgres_port": str(place.port),
-            "postgres_database": postgres.database,
-            "postgres_sslmode": "disable",
+            **postgres.settings,
             "region": "us-east-1",
             "mlflow_artifacts_uri": f"s3://{servers.BUCKET}/mlflow",
             "mlflow_allowed_hosts": f"127.0.0.1:{port}",
@@ -55,15 +51,8 @@ class Pod:
 
     def environment(self, name: str, folder: Path) -> dict[str, str]:
         """A container's variables, and no others of the product."""
-        values = {}
-        for variable in self.containers[name]["env"]:
-            source = variable.get("valueFrom", {})
-            if "secretKeyRef" in source:
-                values[variable["name"]] = self.secrets[source["secretKeyRef"]["name"]][source["secretKeyRef"]["key"]]
-            elif "configMapKeyRef" in source:
-                values[variable["name"]] = self.settings[source["configMapKeyRef"]["key"]]
-            else:
-                values[variable["name"]] = variable["value"].replace("/etc/phasetune", str(folder))
+        values = manifests.environment(self.containers[name], self.settings, self.secrets)
+        values = {name: value.replace("/etc/phasetune", str(folder)) for name, value in values.items()}
         values |= {"HOME": str(folder), "TMPDIR": str(folder)}
         if "AWS_ENDPOINT_URL" in values:
             values["AWS_ENDPOINT_URL"] = self.endpoint

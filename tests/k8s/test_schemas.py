@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from tests import needed
 from tests.k8s import manifests
 
 
@@ -15,9 +16,7 @@ def faults(versions):
     """All faults of an object against its schema; unknown fields are faults."""
     import kubernetes_validate
 
-    if not manifests.CRDS.is_dir():
-        pytest.skip(f"the CRDs of KubeRay and Kueue are not at {manifests.CRDS}")
-    validators = manifests.crd_validators()
+    validators = manifests.crd_validators(needed.crds())
 
     def check(item) -> list[str]:
         key = (item["apiVersion"], item["kind"])

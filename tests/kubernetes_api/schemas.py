@@ -6,18 +6,12 @@ Custom kinds by their CRDs beside the checkout, core kinds by the package kubern
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
-CRDS = Path(__file__).resolve().parents[3] / "shared" / "crds"
-
-
-def available() -> bool:
-    """Whether the CRDs are there."""
-    return CRDS.is_dir()
+from tests.needed import CRDS
 
 
 @functools.lru_cache(maxsize=4)

@@ -155,6 +155,37 @@ def test_secrets_are_variables_by_name(texts, name):
         }
 
 
+def test_a_step_s_pod_is_a_small_user_s(texts):
+    pipeline, platform = yaml.safe_load_all(texts["cluster"])
+    for executor in pipeline["deploymentSpec"]["executors"].values():
+        resources = executor["container"]["resources"]
+        assert resources["resourceCpuLimit"] == resources["resourceCpuRequest"] != ""
+        assert resources["resourceMemoryLimit"] == resources["resourceMemoryRequest"] != ""
+        assert "accelerator" not in resources
+    for pod in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        # All that KFP 2.17 offers: with a read-only root, docs/security.md would have a line less under "not stopped".
+        assert pod["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+        assert all(volume["sizeLimit"] for volume in pod["emptyDirMounts"])
+
+
+def test_the_token_of_the_interactive_cluster_is_a_variable_by_name(tmp_path):
+    """The example of docs/operations.md, against the cluster of k8s/."""
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (example,) = (text for text in re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S) if "ray_auth_token" in text)
+    given = yaml.safe_load(example)
+    cluster = yaml.safe_load((ROOT / "k8s" / "base" / "ray" / "cluster.yaml").read_text(encoding="utf-8"))
+    name = cluster["metadata"]["name"]
+    assert cluster["spec"]["authOptions"] == {"mode": "token"}  # with `secretName`, the token would be elsewhere
+    assert given["compute"]["ray"] == f"http://{name}-head-svc:8265"  # KubeRay's name of the head's service
+    changes = [*CASES["bare"], f"compute.ray={given['compute']['ray']}", f"secrets={json.dumps(given['secrets'])}"]
+    compile_pipeline(load_spec(SPEC, changes), tmp_path / "pipeline.yaml", allow_local=False)
+    _, platform = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text(encoding="utf-8"))
+    for pod in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        (secret,) = pod["secretAsEnv"]
+        assert secret["secretName"] == name
+        assert secret["keyToEnv"] == [{"envVar": "RAY_AUTH_TOKEN", "secretKey": "auth_token"}]
+
+
 @pytest.mark.parametrize("name", ["cluster", "sweep"])
 def test_no_digest_of_data_is_in_it(texts, name):
     context = readable(texts[name])["context"]

@@ -101,6 +101,16 @@ class Postgres:
         )
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Where it is, as the settings of k8s/ say it."""
+        return {
+            "postgres_host": HOST,
+            "postgres_port": str(self._port),
+            "postgres_database": self.database,
+            "postgres_sslmode": "disable",
+        }
+
     def _as_account(self) -> dict[str, Any]:
         return {} if self._account is None else {"user": self._account.pw_uid, "group": self._account.pw_gid}
 

@@ -16,6 +16,7 @@ import pytest
 
 from components.common import rayjob_log, rayjob_wait
 from components.common.spec import Spec
+from tests import needed
 from tests.kubernetes_api import kuberay as rayjobs
 from tests.kubernetes_api import schemas
 from tests.services.moto import point_at
@@ -154,7 +155,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 @pytest.fixture
 def kuberay(kubernetes_api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rayjobs.KubeRay:
     """KubeRay's part, played by the test; RayJobs are checked where the schemas are there."""
-    if schemas.available():  # else test_rayjob_object.py says so
+    if needed.CRDS.is_dir():  # else test_rayjob_object.py says so
         kubernetes_api.check = schemas.faults
     monkeypatch.setattr(rayjob_wait, "_SHORTEST", 0.01)
     monkeypatch.setattr(rayjob_log, "_PAUSE", 0.05)

@@ -10,6 +10,7 @@ from components.common.errors import UserError
 from components.common.rayjob_object import rayjob, work_digest
 from components.common.rayjob_pods import amount
 from components.common.spec_kubernetes import KubernetesSpec
+from tests import needed
 from tests.kubernetes_api import kuberay as rayjobs
 from tests.kubernetes_api import schemas
 
@@ -63,8 +64,7 @@ def groups(job: dict) -> dict[str, tuple[int, int, int]]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_is_valid(made, shape) -> None:
-    if not schemas.available():
-        pytest.skip("the CRDs are not beside the checkout (../shared/crds)")
+    needed.crds()
     job = made(**SHAPES[shape], secrets={"judge_api_key": {"secret": "judge", "key": "token"}})
     assert schemas.faults(job) == []
     for name, template in pods(job).items():
@@ -72,8 +72,7 @@ def test_it_is_valid(made, shape) -> None:
 
 
 def test_the_check_bites(made) -> None:
-    if not schemas.available():
-        pytest.skip("the CRDs are not beside the checkout (../shared/crds)")
+    needed.crds()
     job = made()
     job["spec"]["retries"] = 3
     job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["gpu"] = 1
