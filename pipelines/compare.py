@@ -46,6 +46,8 @@ class Contender:
         sweep: The sweep's name; empty of a run.
         chosen: From how many trials it was chosen, by the very results that are compared; 0 where the user named it.
         tokens: It was trained on; None where that is not known.
+        phases: Of its curriculum.
+        seconds: Of the training of its phases, whoever trained them first; None where that is not known.
         answers: Its results one by one, by seed, as far as they are there.
     """
 
@@ -56,6 +58,8 @@ class Contender:
     sweep: str = ""
     chosen: int = 0
     tokens: float | None = None
+    phases: int = 0
+    seconds: float | None = None
     answers: dict[int, Answers] = field(default_factory=dict)
 
 
@@ -154,7 +158,17 @@ def _run(folder: Path) -> Contender:
     phases, seeds = summary["phases"], summary["seeds"]
     about = f"{len(phases) // max(1, len(seeds))} phases" + (f", {len(seeds)} seeds" if len(seeds) > 1 else "")
     tokens = sum(phase["tokens"] for phase in phases) / max(1, len(seeds)) if phases else None
-    return Contender(summary["name"], about, summary["metrics"], _ends(folder), tokens=tokens)
+    count, runs = len(phases) // max(1, len(seeds)), max(1, len(seeds))
+    seconds = _total([phase.get("train_seconds") for phase in phases], runs)
+    return Contender(
+        summary["name"], about, summary["metrics"], _ends(folder), tokens=tokens, phases=count, seconds=seconds
+    )
+
+
+def _total(times: Sequence[float | None], runs: int = 1) -> float | None:
+    """The sum for each of so many runs; None where one is not known."""
+    known = [time for time in times if time is not None]
+    return sum(known) / runs if times and len(known) == len(times) else None
 
 
 def _ends(folder: Path) -> dict[int, str]:
@@ -189,13 +203,16 @@ def _sweep(folder: Path, number: int, trials: int) -> list[Contender]:
         )
     counted = [] if contest_ is None else [str(seed) for seed in contest_["seeds"]]
     chosen = 0 if number else len(ended)
+    times = {node["key"]: node["seconds"] for node in written["tree"]}
     contenders = []
     for row in rows:
         ends = {int(seed): uri for seed, uri in row["evaluations"].items() if seed in counted or not counted}
         ends = ends or {int(seed): uri for seed, uri in row["evaluations"].items()}
         name = f"{written['name']} trial {row['trial']}"
         about, tokens = described(row["params"]), row["tokens"]
-        contenders.append(Contender(name, about, row["metrics"], ends, written["name"], chosen, tokens))
+        keys = row["keys"]
+        cost = {"tokens": tokens, "phases": len(keys), "seconds": _total([times.get(key) for key in keys])}
+        contenders.append(Contender(name, about, row["metrics"], ends, written["name"], chosen, **cost))
     if objective["on"] != "held_out":
         return [replace(one, about=f"{one.about}; chosen on {objective['on']}") for one in contenders]
     return contenders

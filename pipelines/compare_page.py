@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.reporting.measures import ACCURACY, LOSS, Level, Measure, p_value
 from components.reporting.page_tables import Cell, Table, whole
-from components.reporting.plot_style import INK, MAIN_COLOUR, WIDE, halo, new_figure
 from components.reporting.report import fill, pictures_of, write_whole
-from pipelines.compare import CONFIDENCE, Compared, Pair
-from pipelines.sweep_page_plots import plain
+from pipelines.compare import CONFIDENCE, Compared, Contender, Pair
+from pipelines.compare_page_plots import figures_of
+from pipelines.sweep_page import SortCell, digest_of, sort_script
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rich.console import Console
 
 _TEMPLATE = "compare.html.jinja"
 _DASH = "\N{EN DASH}"
 _MOST_PAIRS = 15
 """Pairs on the screen; the page has all."""
-_MOST_DRAWN = 28
 
 
 def show(compared: Compared, console: Console) -> None:
@@ -37,6 +36,7 @@ def show(compared: Compared, console: Console) -> None:
         shown = [_written(measure, level), _written(other, beside, bare=True), whole(one.tokens)]
         table.add_row(Text(one.name), Text(one.about), *map(Text, shown))
     console.print(table, soft_wrap=False)
+    console.print(sentence(compared), highlight=False, markup=False)
     for pair in compared.pairs[:_MOST_PAIRS]:
         console.print(
             f"{pair.first.name} minus {pair.second.name}: {said(pair, measure)}", highlight=False, markup=False
@@ -68,6 +68,64 @@ def verdict_of(pair: Pair, measure: Measure) -> str:
     return "better" if (gap.difference > 0) == measure.higher_is_better else "worse"
 
 
+def leading(compared: Compared) -> int | None:
+    """The place of the best result, from 0; the first of equal ones, None where there is none."""
+    sign = 1 if compared.measure.higher_is_better else -1
+    places = [place for place, level in enumerate(compared.levels) if level is not None]
+    return max(places, key=lambda place: sign * _value(compared.levels[place]), default=None)
+
+
+def _value(level: Level | None) -> float:
+    return float("nan") if level is None else level.value
+
+
+def sentence(compared: Compared) -> str:
+    """The verdict in one sentence: who is best, if that can be told, and how far it is from the closest."""
+    place, measure = leading(compared), compared.measure
+    if place is None:
+        return "Nothing has a result."
+    best, level = compared.contenders[place], compared.levels[place]
+    name = f"{best.name} with {measure.title} {_written(measure, level)}"
+    pairs = [pair for pair in (_seen_from(best, pair) for pair in compared.pairs) if pair is not None]
+    measured = [pair for pair in pairs if pair.comparison is not None]
+    if not measured:
+        return f"No verdict: {name} has the best result, but can be compared with none of the others."
+    unlike = [pair for pair in measured if verdict_of(pair, measure) != "the same model"]
+    if not unlike:
+        return f"No winner: {name} and what it was compared with are the same model."
+    open_ = [pair for pair in unlike if verdict_of(pair, measure) != "better"]
+    closest = min(open_ or unlike, key=_distance)
+    against = f"{_gap_in_words(closest, measure)}, against {'the closest, ' if len(unlike) > 1 else ''}"
+    against += closest.second.name
+    left = len(pairs) - len(measured)
+    rest = f"; {left} of the others cannot be compared with it" if left else ""
+    if open_:
+        return f"No winner: {name} leads, but is not told apart: {against}{rest}."
+    return f"Winner: {name}; {against}{rest}."
+
+
+def _distance(pair: Pair) -> float:
+    return float("inf") if pair.comparison is None else abs(pair.comparison.difference)
+
+
+def _gap_in_words(pair: Pair, measure: Measure) -> str:
+    gap = pair.comparison
+    if gap is None:
+        return pair.said
+    return f"{measure.difference(gap.difference, gap.low, gap.high)}, {p_value(pair.p_holm)}"
+
+
+def _seen_from(best: Contender, pair: Pair) -> Pair | None:
+    """A pair with this contender first; None where it is in neither place."""
+    if pair.first is best:
+        return pair
+    if pair.second is not best:
+        return None
+    gap = pair.comparison
+    turned = None if gap is None else replace(gap, difference=-gap.difference, low=-gap.high, high=-gap.low)
+    return replace(pair, first=pair.second, second=pair.first, comparison=turned, chance=1 - pair.chance)
+
+
 def _other(measure: Measure) -> Measure:
     return LOSS if measure is ACCURACY else ACCURACY
 
@@ -85,35 +143,56 @@ def write_compared(compared: Compared, path: Path) -> None:
 
 def render(compared: Compared) -> str:
     """The page. Everything that comes from data is escaped."""
-    pictures = pictures_of(
-        lambda width: {"levels": levels_figure(compared, width), "pairs": pairs_figure(compared, width)}
-    )
+    from markupsafe import Markup
+
+    pictures = pictures_of(lambda width: figures_of(compared, leading(compared), width))
+    script = sort_script()
     title = " and ".join([", ".join(one.name for one in compared.contenders[:-1]), compared.contenders[-1].name])
     return fill(
         _TEMPLATE,
         title=title,
         measure=compared.measure.title,
         confidence=f"{CONFIDENCE:.0%}",
-        levels=_levels_table(compared),
+        sentence=sentence(compared),
+        columns=_columns(compared),
+        rows=_rows(compared),
         pairs=_pairs_table(compared),
         notes=compared.notes,
         pictures=pictures,
+        script=Markup(script),  # noqa: S704  # a file of ours, in which nothing is filled in
+        digest=digest_of(script),
     )
 
 
-def _levels_table(compared: Compared) -> Table:
+def _columns(compared: Compared) -> list[tuple[str, bool]]:
+    """The heads of the table of contenders, and whether each is of a column of text."""
     measure, other = compared.measure, _other(compared.measure)
-    rows: list[list[Cell | str]] = []
-    for one, level, beside in zip(compared.contenders, compared.levels, compared.others, strict=True):
-        cells = [_cell(measure, level), _cell(other, beside)]
-        rows.append([Cell(one.name, one.about), *cells, whole(one.tokens), str(max(1, len(one.ends)))])
-    return Table(["", f"held-out {measure.title}", other.title, "tokens", "seeds"], rows)
+    numbers = [f"held-out {measure.title}", other.title, "phases", "tokens", "seconds", "seeds"]
+    return [("no.", False), ("name", True), *((name, False) for name in numbers)]
 
 
-def _cell(measure: Measure, level: Level | None) -> Cell:
+def _rows(compared: Compared) -> list[list[SortCell]]:
+    measure, other = compared.measure, _other(compared.measure)
+    rows = []
+    known = zip(compared.contenders, compared.levels, compared.others, strict=True)
+    for number, (one, level, beside) in enumerate(known, 1):
+        cells = [_sortable(number), SortCell(one.name, one.about), _cell(measure, level), _cell(other, beside)]
+        cells += [_sortable(one.phases or None), _sortable(one.tokens)]
+        cells.append(SortCell(_DASH) if one.seconds is None else SortCell(f"{one.seconds:.1f}", "", repr(one.seconds)))
+        rows.append([*cells, _sortable(max(1, len(one.ends)))])
+    return rows
+
+
+def _sortable(value: float | None) -> SortCell:
+    return SortCell(_DASH) if value is None else SortCell(whole(value), "", repr(value))
+
+
+def _cell(measure: Measure, level: Level | None) -> SortCell:
     if level is None:
-        return Cell(_DASH)
-    return Cell(measure.number(level.value) + measure.sign, measure.bounds(level.low, level.high))
+        return SortCell(_DASH)
+    return SortCell(
+        measure.number(level.value) + measure.sign, measure.bounds(level.low, level.high), repr(level.value)
+    )
 
 
 def _pairs_table(compared: Compared) -> Table:
@@ -131,62 +210,3 @@ def _pairs_table(compared: Compared) -> Table:
         rows.append([name, told, difference, p, f"{pair.chance:.0%}", whole(pair.n)])
     heads = ["first minus second", "what may be said", f"difference in {measure.title}", "adjusted p"]
     return Table([*heads, "first is better", "examples"], rows, texts=2)
-
-
-def levels_figure(compared: Compared, width: float) -> Figure | None:
-    """Every result with its interval."""
-    measure = compared.measure
-    known = [(one, level) for one, level in zip(compared.contenders, compared.levels, strict=True) if level]
-    rows = [(one.name, level.value, level.low, level.high) for one, level in known]
-    unit = measure.sign or "nats per token"
-    return _forest(rows, f"held-out {measure.title}, {unit}", measure, width, False)
-
-
-def pairs_figure(compared: Compared, width: float) -> Figure | None:
-    """Every difference with its interval."""
-    measure = compared.measure
-    rows = [
-        (f"{pair.first.name} \N{MINUS SIGN} {pair.second.name}", gap.difference, gap.low, gap.high)
-        for pair in compared.pairs
-        if (gap := pair.comparison) is not None
-    ]
-    title = f"difference in {measure.title}, {measure.unit or 'nats per token'}"
-    return _forest(rows[:_MOST_DRAWN], title, measure, width, True) if rows else None
-
-
-def _forest(
-    rows: list[tuple[str, float, float, float]], title: str, measure: Measure, width: float, gaps: bool
-) -> Figure:
-    wide = width == WIDE
-    figure = new_figure(width, (0.32 if wide else 0.5) * len(rows) + 0.85)
-    axes = figure.add_subplot()
-    for place, (_, value, low, high) in enumerate(rows):
-        bounds = [low * measure.scale, high * measure.scale]
-        axes.plot(bounds, [place, place], color=MAIN_COLOUR, lw=2.2, solid_capstyle="butt")
-        axes.plot([value * measure.scale], [place], "o", color=MAIN_COLOUR, ms=6, mec="white", mew=0.8)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    names = [plain(name, 56) for name, *_ in rows]
-    if wide:
-        axes.set_yticks(range(len(rows)), names)
-    else:  # beside the plot there is no room for names on a phone
-        axes.set_yticks(range(len(rows)), [""] * len(rows))
-        for place, name in enumerate(names):
-            axes.annotate(
-                name,
-                (0, place),
-                (2, 7),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                fontsize=8,
-                path_effects=halo(),
-            )
-    if gaps:
-        axes.axvline(0, color=INK, lw=1)
-        furthest = max(abs(bound) for bound in axes.get_xlim())
-        axes.set_xlim(-furthest, furthest)
-        worse, better = ("first worse", "first better")[:: 1 if measure.higher_is_better else -1]
-        axes.set_xlabel(f"\N{LEFTWARDS ARROW} {worse}      {better} \N{RIGHTWARDS ARROW}")
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
-    axes.set_title(title)
-    return figure

@@ -74,8 +74,18 @@ def plain(text: str, length: int = 60) -> str:
     return text.replace("$", r"\$")
 
 
-def counts_figure(points: Sequence[Point], leader: int | None, objective: ObjectiveSpec, width: float) -> Figure | None:
-    """Every trial's result with its interval, by the number of its phases, sorted within each number."""
+def counts_figure(
+    points: Sequence[Point], leader: int | None, objective: ObjectiveSpec, width: float, called: str = "trial"
+) -> Figure | None:
+    """Every trial's result with its interval, by the number of its phases, sorted within each number.
+
+    Args:
+        points: The results.
+        leader: The trial that is marked.
+        objective: What decides.
+        width: In inches.
+        called: What one of them is.
+    """
     if not points:
         return None
     figure = new_figure(width, 3.1)
@@ -89,7 +99,7 @@ def counts_figure(points: Sequence[Point], leader: int | None, objective: Object
             x = place + (0.7 * (number / (len(here) - 1) - 0.5) if len(here) > 1 else 0.0)
             _interval(axes, x, point, point.row["trial"] == leader, len(here) * WIDE / width)
     trials = [sum(len(point.row["keys"]) == count for point in points) for count in counts]
-    named = [f"{count}\n{n} trial{'s' * (n != 1)}" for count, n in zip(counts, trials, strict=True)]
+    named = [f"{count}\n{n} {called}{'s' * (n != 1)}" for count, n in zip(counts, trials, strict=True)]
     axes.set_xticks(range(len(counts)), named)
     axes.set_xlim(-0.55, len(counts) - 0.45)
     axes.grid(axis="x", visible=False)

@@ -83,6 +83,7 @@ def _phase(results: Results, phase: PhaseResult, train: StepRecord) -> dict[str,
         "steps": info["steps"],
         "data": _own_data(results, phase),
         "seconds": round(train.seconds, 3),
+        "train_seconds": info.get("train_seconds"),
         "reused": train.reused,
         "metrics": phase.metrics,
     }

@@ -87,6 +87,14 @@ class Place:
         return {path.parts[-3]: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.fixture(scope="session")
+def screenshots() -> Path:
+    """Where the browser tests' pictures of pages stay: the folder that SCREENSHOTS names, else build/screenshots."""
+    folder = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     """An empty working directory."""

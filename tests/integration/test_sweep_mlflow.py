@@ -1,18 +1,16 @@
 """A sweep on a real MLflow server, and MLflow's pages of it in a real browser.
 
-The pictures lie in SCREENSHOTS where that names a folder, else in pytest's own.
+The pictures lie in SCREENSHOTS where that names a folder, else in build/screenshots.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import subprocess
 import time
 import urllib.request
-from pathlib import Path
 from urllib.parse import quote
 
 import psutil
@@ -159,32 +157,23 @@ def browser(tmp_path_factory):
     opened.close()
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """The folder of the pictures."""
-    given = os.environ.get("SCREENSHOTS")
-    folder = Path(given) if given else tmp_path_factory.mktemp("pictures")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def test_the_experiments_page_lists_the_sweep(swept, server, browser, pictures):
+def test_the_experiments_page_lists_the_sweep(swept, server, browser, screenshots):
     (sweep,) = swept[2]["sweep"]
     browser.open(f"{server}/#/experiments/{sweep.info.experiment_id}/runs", "orders", "9 matching runs")
-    assert browser.picture(pictures / "mlflow-experiment.png") > 50
+    assert browser.picture(screenshots / "mlflow-experiment.png") > 50
 
 
-def test_the_sweeps_page_shows_its_verdict_and_its_trials(swept, server, browser, pictures):
+def test_the_sweeps_page_shows_its_verdict_and_its_trials(swept, server, browser, screenshots):
     (sweep,) = swept[2]["sweep"]
     verdict = sweep.data.tags["phasetune.verdict"].split(":")[0]
     names = [trial.info.run_name for trial in swept[2]["trial"]]
     browser.open(
         f"{server}/#/experiments/{sweep.info.experiment_id}/runs/{sweep.info.run_id}", "Description", verdict, *names
     )
-    assert browser.picture(pictures / "mlflow-sweep.png") > 50
+    assert browser.picture(screenshots / "mlflow-sweep.png") > 50
 
 
-def test_the_comparison_draws_the_trials_as_parallel_coordinates_of_what_decides(swept, server, browser, pictures):
+def test_the_comparison_draws_the_trials_as_parallel_coordinates_of_what_decides(swept, server, browser, screenshots):
     trials = swept[2]["trial"]
     runs, experiments = ([run.info.run_id for run in trials], [trials[0].info.experiment_id])
     url = f"{server}/#/compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps(experiments))}"
@@ -192,16 +181,16 @@ def test_the_comparison_draws_the_trials_as_parallel_coordinates_of_what_decides
     titles = browser.ask("[...document.querySelectorAll('.js-plotly-plot .axis-title')].map(e => e.textContent)")
     assert "order" in titles
     assert titles[-1] == "verifiable.accuracy"
-    assert browser.picture(pictures / "mlflow-comparison.png") > 50
+    assert browser.picture(screenshots / "mlflow-comparison.png") > 50
 
 
-def test_a_phases_page_draws_its_curves(swept, server, browser, pictures):
+def test_a_phases_page_draws_its_curves(swept, server, browser, screenshots):
     phase = swept[2]["phase"][0]
     url = f"{server}/#/experiments/{phase.info.experiment_id}/runs/{phase.info.run_id}/model-metrics"
     browser.open(url, phase.info.run_name, "loss", "learning_rate", plots=4)
     drawn = "document.querySelectorAll('.js-plotly-plot .scatterlayer .trace path.js-line').length"
     browser.wait(lambda: browser.ask(drawn) >= 4, "the curves")
-    assert browser.picture(pictures / "mlflow-phase.png") > 50
+    assert browser.picture(screenshots / "mlflow-phase.png") > 50
 
 
 def test_a_sweep_that_was_killed_goes_on_in_its_run(server, new_place):

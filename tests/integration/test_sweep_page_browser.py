@@ -1,15 +1,13 @@
 """sweep.html and compare.html as a browser shows them: at three widths, without network, sorted by a click.
 
-Screenshots go to the folder that the variable SCREENSHOTS names, else to the test's own.
+Screenshots go to the folder that the variable SCREENSHOTS names, else to build/screenshots.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,14 +42,6 @@ def browser():
     if found is None:
         pytest.skip("no Chromium on this machine")
     return found
-
-
-@pytest.fixture(scope="module")
-def shots(tmp_path_factory):
-    """Where screenshots go."""
-    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.fixture
@@ -97,11 +87,11 @@ def pages(new_place):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize(("name", "images"), [("made", 5), ("real", 4), ("compare", 2)])
-def test_the_page_fits_the_screen_and_shows_its_images(show, pages, shots, name, images, width):
+@pytest.mark.parametrize(("name", "images"), [("made", 5), ("real", 4), ("compare", 4)])
+def test_the_page_fits_the_screen_and_shows_its_images(show, pages, screenshots, name, images, width):
     import matplotlib.image
 
-    shot = shots / f"{name}-{width}.png"
+    shot = screenshots / f"{name}-{width}.png"
     told = show(pages[name], width, "--dump-dom", f"--screenshot={shot}", height=4800)
     wide, client, loaded, count = map(int, re.search(r"wide (\d+) of (\d+); images (\d+) of (\d+)", told).groups())
     assert (client, wide) == (width, width)
@@ -119,6 +109,8 @@ def test_a_click_sorts_the_table(show, pages):
     by_method = show(pages["made"], 1200, "--dump-dom", column=4)
     first = re.search(r"up ([\d ]+);", by_method)[1].split()
     assert all(int(number) > 33 for number in first[:33])  # `ifd` comes before `length`
+    compared = show(pages["compare"], 1200, "--dump-dom")
+    assert "up 1 2 3; down 3 2 1;" in compared
 
 
 def test_no_other_script_runs(show, pages, tmp_path):

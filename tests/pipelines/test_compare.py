@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,7 +17,10 @@ from components.reporting import comparisons
 from components.reporting.results import load_results
 from components.reporting.summary import build_summary
 from pipelines.compare import compare, read_contenders
-from pipelines.compare_page import render, show, verdict_of
+from pipelines.compare_page import render, sentence, show, verdict_of
+from pipelines.compare_page_plots import points_of
+from pipelines.sweep_page import digest_of, sort_script
+from pipelines.sweep_page_plots import pareto
 from tests.components.reporting import build_run as runs
 from tests.pipelines.sweep_results_made import made
 
@@ -39,7 +43,7 @@ def folders(tmp_path_factory):
         return str(out)
 
     found = {"good": write("good", 0.7), "bad": write("bad", 0.5), "twice": write("twice", 0.6, seeds=[1, 2])}
-    found["other"] = write("other", 0.6)
+    found |= {"other": write("other", 0.6), "close": write("close", 0.71)}
     for path in (root / "other" / "store" / "evaluations").glob("*/examples.parquet"):
         table = pq.read_table(path)
         pq.write_table(table.slice(10), path)
@@ -177,10 +181,83 @@ def test_the_page_escapes_what_users_wrote(folders, tmp_path):
     summary = json.loads((Path(folders["good"]) / "summary.json").read_text())
     (tmp_path / "summary.json").write_text(json.dumps(summary | {"name": "<script>alert(1)</script>$x^{"}))
     page = render(compare(read_contenders([folders["good"], str(tmp_path)])))
-    assert "<script" not in page
+    assert page.count("<script") == 1  # ours, which sorts
+    assert f"<script>{sort_script()}</script>" in page
     assert "&lt;script&gt;alert(1)" in page
-    assert "script-src" not in page
+    assert f"script-src &#39;{digest_of(sort_script())}&#39;" in page.replace("'", "&#39;")
     assert "default-src 'none'" in page
+
+
+def test_the_verdict_is_one_sentence_with_the_paired_interval(folders):
+    """The better run wins by 20 points, whichever is named first; a third that is close to it takes the win away."""
+    for names in (["good", "bad"], ["bad", "good"]):
+        found = compare(read_contenders([folders[name] for name in names]))
+        assert sentence(found).startswith("Winner: good with accuracy 70.0% [")
+        assert re.search(r"; \+20\.0 points \[1\d\.\d, 2\d\.\d\], p < \.001, against bad\.$", sentence(found))
+        assert sentence(found) in screen(found).replace("\n", " ")
+        assert sentence(found).split(" [")[0] in render(found)
+    three = sentence(compare(read_contenders([folders[name] for name in ("bad", "twice", "good")])))
+    assert three.startswith("Winner: good")
+    assert "+10.0 points" in three
+    assert three.endswith("against the closest, twice.")
+    same = sentence(compare(read_contenders([folders["good"], folders["good"]])))
+    assert same.startswith("No winner: ")
+    assert same.endswith("are the same model.")
+
+
+def test_who_leads_by_a_hair_does_not_win(folders, sweep):
+    found = sentence(compare(read_contenders([folders[name] for name in ("bad", "good", "close")])))
+    assert found.startswith("No winner: close with accuracy 71.0% [")
+    assert "leads, but is not told apart: +1.0 points [0.0, " in found
+    assert found.endswith("against the closest, good.")
+    told = sentence(compare(read_contenders([str(sweep)])))
+    assert told.startswith("Winner: orders trial 2 with accuracy 65.0% [")
+    unlike = sentence(compare(read_contenders([folders["good"], folders["other"]])))
+    assert unlike.startswith("No verdict: good with accuracy 70.0%")
+    mixed = sentence(compare(read_contenders([folders[name] for name in ("good", "bad", "other")])))
+    assert mixed.startswith("Winner: good")
+    assert mixed.endswith("against bad; 1 of the others cannot be compared with it.")
+
+
+def test_the_table_can_be_sorted_and_names_cost(sweep):
+    page = render(compare(read_contenders([str(sweep)])))
+    table = page.partition('<table class="sortable">')[2].partition("</table>")[0]
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", table)
+    assert heads == ["no.", "name", "held-out accuracy", "loss", "phases", "tokens", "seconds", "seeds"]
+    rows = [re.findall(r'data-by="([^"]*)"', row) for row in table.split("<tr>")[2:]]
+    assert [(row[0], row[3], row[4]) for row in rows] == [("1", "2", "24020"), ("2", "1", "24010"), ("3", "2", "24030")]
+    assert all(len(row) == 7 for row in rows)
+    assert {name for name in ("counts", "cost") if f"<h2>{HEADS[name]}</h2>" in page} == {"counts", "cost"}
+
+
+HEADS = {"counts": "How many phases?", "cost": "What does quality cost?"}
+
+
+def test_two_have_no_front_and_one_number_of_phases_needs_no_plot(folders):
+    page = render(compare(read_contenders([folders["good"], folders["bad"]])))
+    assert not any(head in page for head in HEADS.values())
+    three = render(compare(read_contenders([folders[name] for name in ("good", "bad", "twice")])))
+    assert [head in three for head in HEADS.values()] == [False, True]
+
+
+def test_points_are_in_the_units_of_the_table_and_the_front_is_the_cheapest_best(sweep):
+    points = points_of(compare(read_contenders([str(sweep)])))
+    assert [round(point.value) for point in points] == [65, 60, 45]
+    assert [len(point.row["keys"]) for point in points] == [2, 1, 2]
+    assert all(point.low < point.value < point.high for point in points)
+    costs, values = [point.row["tokens"] for point in points], [point.value for point in points]
+    assert pareto(costs, values, larger_is_better=True) == [1, 0]
+    assert all(point.seconds > 3 for point in points)
+
+
+def test_seconds_of_a_run_are_told_only_if_all_its_phases_have_theirs(folders, tmp_path):
+    summary = json.loads((Path(folders["good"]) / "summary.json").read_text())
+    for phase in summary["phases"]:
+        phase["train_seconds"] = 2.5
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    good, timed = read_contenders([folders["bad"], str(tmp_path)])
+    assert (good.seconds, timed.seconds) == (None, 2.5 * len(summary["phases"]))
+    assert good.phases == timed.phases == len(summary["phases"])
 
 
 def test_runs_are_read_from_their_store(folders):
