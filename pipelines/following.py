@@ -134,7 +134,7 @@ def _tasks(pipeline: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def labels_of(pipeline: dict[str, Any]) -> dict[str, str]:
     """The names that users see of a compiled pipeline's tasks, by those of the compiler; in the order of the run."""
     labels = {name: str(task["taskInfo"]["name"]) for name, task in _tasks(pipeline)}
-    order = ("prepare", "score", "split", "train", "evaluate", "report")
+    order = ("sweep", "prepare", "score", "split", "train", "evaluate", "report")
     return dict(sorted(labels.items(), key=lambda one: (order.index(one[1].split()[0]), _natural(one[1]))))
 
 

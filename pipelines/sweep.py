@@ -7,7 +7,6 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,12 +136,7 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
     count = slots_of(base, sweep.spec.slots)
     sweeping = Sweeping(sweep, folder, base, count, None if where is None else where.cores(count))
     sweeping.run_id = f"{sweep.spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    if sweep.spec.search.method != "optuna":
-        for params in trials_of(sweep):
-            sweeping.new_trial(params)
-        _check_all(sweeping.trials)
-    else:
-        _check_all([sweeping.trial(params, base.seed, 0) for params in choices(sweep)])
+    _begin(sweeping)
     folder.mkdir(parents=True, exist_ok=True)
     store = Store(base.store)
     store.clear_staging()
@@ -180,9 +174,14 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
     return written
 
 
-def _check_all(trials: Sequence[Trial]) -> None:
-    """Refuse what a trial's machine or data cannot do before anything starts."""
-    for spec in distinct(trial.spec for trial in trials):
+def _begin(sweeping: Sweeping) -> None:
+    """Make the trials that are known, and refuse what a trial's machine or data cannot do before anything starts."""
+    sweep = sweeping.sweep
+    if sweep.spec.search.method == "optuna":
+        looked_at = [sweeping.trial(params, sweeping.base.seed, 0) for params in choices(sweep)]
+    else:
+        looked_at = [sweeping.new_trial(params) for params in trials_of(sweep)]
+    for spec in distinct(trial.spec for trial in looked_at):
         check_inputs(spec)
 
 

@@ -49,21 +49,30 @@ def test_a_sweep_is_submitted_as_one_task_and_scheduled_with_the_same_version(se
     assert len(server.versions) == 1  # the same sweep was uploaded before
 
 
+def test_a_sweep_on_the_cluster_is_looked_at_and_waited_for(server, written):
+    server.script = [{"state": "SUCCEEDED"}]
+    ended = phasetune("submit", written(SPACE), "--host", server.url, "--wait")
+    assert ended.returncode == 0, ended.stderr
+    (run,) = server.runs
+    ended = phasetune("status", run, "--host", server.url)
+    assert ended.returncode == 0, ended.stderr
+    assert "sweep" in ended.stdout.split()
+
+
 NIGHTLY = ["schedule", "--cron", "0 0 2 * * *", "--name", "nightly"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "space", "said"),
     [
-        (["submit"], {"data.train.0.path": ["lab://instructions?count=40", "lab://nothing"]}, "lab://nothing"),
-        (NIGHTLY, {"data.train.0.path": ["lab://instructions?count=40", "lab://nothing"]}, "lab://nothing"),
-        (["submit"], {"tracking.uri": ["http://mlflow:5000", "sqlite:///m.db"]}, "tracking.uri: sqlite:///m.db"),
-        (["submit"], {"compute.kubernetes.image": ["a:1", "a:latest"]}, "the image a:latest may be another one"),
+        (["submit"], {"model.path": ["org/model", "/models/here"]}, "/models/here"),
+        (NIGHTLY, {"model.path": ["org/model", "/models/here"]}, "/models/here"),
         (
             ["submit"],
-            {"compute.workers": [1, 2], "compute.kubernetes.worker.memory": ["64Mi"]},
-            "of the memory of a RayJob",
+            {"curriculum.then": [[], [{"method": "sft", "data": [{"path": "/data/here.jsonl"}]}]]},
+            "here.jsonl",
         ),
+        (["submit"], {"scoring.model": [None, "/models/scorer"], "scoring.method": ["loss"]}, "/models/scorer"),
     ],
 )
 def test_what_only_a_later_trial_lacks_is_refused_before_anything_is_sent(server, written, arguments, space, said):
