@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ class Chains:
         self._to_evaluate = functools.lru_cache(maxsize=None)(_to_evaluate)
         self._paces: dict[str, Pace] = {}
         self._guessed: set[str] = set()
+        self._expanded: tuple[Spec, int, Sequence[Curriculum]] | None = None
         self.carried: set[str] = set()
         """The keys of phases whose optimizer the next phase goes on with."""
 
@@ -141,7 +142,7 @@ class Chains:
         split = tasks[2].work.key
         own = self._own(spec, seed, tasks[0].work.key)
         main: tuple[list[str], list[str], list[int | None]] = ([], [], [])
-        for curriculum in expand(spec, seed):
+        for curriculum in self._curricula(spec, seed):
             keys, measured, counts = self._curriculum(spec, seed, curriculum, split, own, tasks)
             if curriculum.name == MAIN:
                 main = (keys, measured, counts)
@@ -225,9 +226,8 @@ class Chains:
     def _own(self, spec: Spec, seed: int, prepared: str) -> dict[tuple[str, int, int], str]:
         """The key of the own data of every phase that has some."""
         keys: dict[tuple[str, int, int], str] = {}
-        places = preparing_places(spec)
-        plans = {(c.name, plan.index): plan for c in expand(spec, seed) for plan in c.phases}
-        for place in places:
+        plans = {(c.name, plan.index): plan for c in self._curricula(spec, seed) for plan in c.phases}
+        for place in preparing_places(spec) if any(plan.data for plan in plans.values()) else ():
             if place[2] == seed:
                 plan = plans[place[0], place[1]]
                 about = ("own", own_data(spec, plan).model_dump_json(), str(required(plan).content), prepared)
@@ -235,6 +235,12 @@ class Chains:
                     (*about, spec.data_seed), functools.partial(_of_phase, spec, plan, prepared)
                 )
         return keys
+
+    def _curricula(self, spec: Spec, seed: int) -> Sequence[Curriculum]:
+        """A spec's curricula; asked for several times while a trial's chain is made, and of one trial after another."""
+        if self._expanded is None or self._expanded[0] is not spec or self._expanded[1] != seed:
+            self._expanded = (spec, seed, expand(spec, seed))
+        return self._expanded[2]
 
     def _fingerprint(self, about: tuple[Any, ...], make: Callable[[], str]) -> str:
         name = repr(about)
