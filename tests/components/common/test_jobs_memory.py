@@ -79,6 +79,6 @@ def test_a_day_of_a_job(traced, monkeypatch, tmp_path: Path) -> None:
 def test_a_line_without_an_end_comes_in_pieces_each_once(monkeypatch) -> None:
     monkeypatch.setattr(ray_jobs, "_LONGEST_LINE", 10)
     day = Simulated()
-    day._chunks = lambda name: iter(["a\n123456", "7890123", "45\nend\nx"])  # type: ignore[method-assign]
+    monkeypatch.setattr(day, "_chunks", lambda name: iter(["a\n123456", "7890123", "45\nend\nx"]))
     assert list(day.lines("x", 0)) == [("a", 2), ("1234567890123", 15), ("45", 18), ("end", 22), ("x", 23)]
     assert list(day.lines("x", 15)) == [("45", 18), ("end", 22), ("x", 23)]
