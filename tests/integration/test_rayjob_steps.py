@@ -143,7 +143,8 @@ def table(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_sweep_is_one_rayjob_with_the_table_of_this_machine(kubernetes_api, cluster, head, tmp_path) -> None:
-    base = {**rays.SPEC, "curriculum": {"sft": SHORT}}
+    evaluation = {"max_new_tokens": 3, "max_examples": 4, "resamples": 100}
+    base = {**rays.SPEC, "curriculum": {"sft": SHORT}, "evaluation": evaluation}
     here, there = tmp_path / "here", tmp_path / "there"
     spec = as_rayjobs({**base, "store": rays.new_store()}, head.variables)
     for folder, values in ((here, {**base, "store": str(here / "store")}), (there, spec)):
