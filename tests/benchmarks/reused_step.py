@@ -1,11 +1,13 @@
 """What a step costs that finds its result in an S3 store: a real `train` and `evaluate`, each in a new process.
 
 The S3 server is moto's, in a process of its own. The process's cache is empty each time, as a pod's is. Told are the
-seconds of the process from its start to its end, and those that the step itself records.
+seconds of the process from its start to its end, and those that the step itself records. It ends with an error where a
+step's own time is longer than the limit.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -17,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-RUNS = 5
 STORE = "s3://bench/store"
 SPEC: dict[str, Any] = {
     "name": "reused",
@@ -83,12 +84,29 @@ def free_port() -> int:
         return int(asked.getsockname()[1])
 
 
+def tell(step: str, times: list[float]) -> float:
+    """Print what a step took in each of the runs that found its result; returns the median by its own record."""
+    from components.common.records import RunRecords
+
+    record = f"{step}.main.1.s1" if step in ("train", "evaluate") else f"{step}.s1" if step == "split" else step
+    told = [RunRecords(STORE, f"again-{number}").read(record) for number in range(len(times))]
+    assert all(one is not None and one.reused for one in told)
+    own = statistics.median(one.seconds for one in told if one is not None)
+    print(
+        f"{step:8}  reused: process {statistics.median(times):.2f} s "
+        f"({min(times):.2f} to {max(times):.2f}), by its own record {own:.2f} s"
+    )
+    return own
+
+
 def main() -> None:
     """Make everything once, then measure runs that find it all."""
     import boto3
 
-    from components.common.records import RunRecords
-
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=5.0, help="seconds that the median of a step's own time may be")
+    asked = parser.parse_args()
     port = free_port()
     command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -101,30 +119,21 @@ def main() -> None:
     }
     try:
         for _ in range(100):
-            with socket.socket() as asked:
-                if asked.connect_ex(("127.0.0.1", port)) == 0:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
         boto3.client("s3").create_bucket(Bucket="bench")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             one_run("first", folder)
-            found = [one_run(f"again-{number}", folder) for number in range(RUNS)]
-            for step in found[0]:
-                times = [seconds[step] for seconds in found]
-                record = (
-                    f"{step}.main.1.s1" if step in ("train", "evaluate") else f"{step}.s1" if step == "split" else step
-                )
-                told = [RunRecords(STORE, f"again-{number}").read(record) for number in range(RUNS)]
-                assert all(one is not None and one.reused for one in told)
-                own = statistics.median(one.seconds for one in told if one is not None)
-                print(
-                    f"{step:8}  reused: process {statistics.median(times):.2f} s "
-                    f"({min(times):.2f} to {max(times):.2f}), by its own record {own:.2f} s"
-                )
+            found = [one_run(f"again-{number}", folder) for number in range(asked.runs)]
+        longest = max(tell(step, [seconds[step] for seconds in found]) for step in found[0])
     finally:
         server.terminate()
         server.wait()
+    if longest > asked.limit:
+        raise SystemExit(f"a reused step took more than {asked.limit:g} s of its own")
 
 
 if __name__ == "__main__":

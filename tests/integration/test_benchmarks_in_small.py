@@ -1,4 +1,4 @@
-"""The benchmarks in small: they run, and memory does not follow the number of rows."""
+"""The benchmarks in small: they run, memory does not follow the rows, and a limit that is missed is an error."""
 
 from __future__ import annotations
 
@@ -34,3 +34,21 @@ def test_splitting_does_too():
     small = peak("split_million.py", 100_000, r"peak RSS (\d+) MiB")
     large = peak("split_million.py", 300_000, r"peak RSS (\d+) MiB")
     assert large + (large - small) / 200_000 * 700_000 < 1536
+
+
+@pytest.mark.parametrize(
+    ("script", "told", "too_long"),
+    [
+        ("compile.py", ["12 phases, 3 controls"], "compiling took more than 0 s"),
+        ("reused_step.py", ["prepare", "score", "split", "train", "evaluate"], "a reused step took more than 0 s"),
+    ],
+)
+def test_a_limit_that_is_missed_is_an_error(script, told, too_long):
+    # Nothing takes no time at all; the real limits are for a machine that does nothing else.
+    command = [sys.executable, str(BENCHMARKS / script), "--runs", "1", "--limit"]
+    ended = subprocess.run([*command, "0"], capture_output=True, text=True, timeout=500)
+    assert ended.returncode == 1, ended.stderr
+    assert too_long in ended.stderr
+    assert [line.split(":")[0].removesuffix("reused").strip() for line in ended.stdout.splitlines()][
+        : len(told)
+    ] == told
