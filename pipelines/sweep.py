@@ -202,6 +202,9 @@ def _round(sweeping: Sweeping, run: SweepRun, trials: list[Trial], proposes: boo
     finally:
         if not starting.is_alive():
             tuning.close()
+            if tuning.said:
+                with (sweeping.folder / LOG_FILE).open("a", encoding="utf-8") as log:
+                    log.write(f"{tuning.said}\n")
 
 
 def _follow(

@@ -27,6 +27,14 @@ _COUNTS = (
     "slot_seconds",
 )
 _SETTINGS = {"learning_rate": "lr", "epochs": "epochs", "batch_size": "batch_size"}
+_SHORT = {
+    "splitting.tiers",
+    "splitting.cut",
+    "curriculum.order",
+    "scoring.method",
+    *(f"curriculum.sft.{name}" for name in _SETTINGS),
+}
+"""Keys that have a short name: twice in MLflow's parallel coordinates, they would leave no room for the others."""
 
 
 def sweep_about(sweeping: Sweeping) -> SweepAbout:
@@ -68,7 +76,8 @@ def trial_about(trial: Trial, seed: int) -> TrialAbout:
     for name, short in _SETTINGS.items():
         values = dict.fromkeys(json.dumps(one[name]) for one in settings if one.get(name) is not None)
         params[short] = ", ".join(values)
-    return TrialAbout(trial.info, trial_name(trial, seed), {**params, **flat_parameters(trial.params)})
+    varied = {key: value for key, value in trial.params.items() if key not in _SHORT}
+    return TrialAbout(trial.info, trial_name(trial, seed), {**params, **flat_parameters(varied)})
 
 
 def trial_name(trial: Trial, seed: int) -> str:

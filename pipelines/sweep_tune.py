@@ -139,6 +139,8 @@ class Tuning:
     _left: list[str] = field(default_factory=list)
     _failure: list[BaseException] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
+    said: str = ""
+    """How Tune's trials ended; empty where it was not asked for its end."""
 
     def start(self) -> None:
         """Connect to Ray and begin; a failure is told by `asked`."""
@@ -232,7 +234,8 @@ class Tuning:
             with tempfile.TemporaryDirectory(
                 prefix="phasetune-tune-", dir=place and Path(place).parent, ignore_cleanup_errors=True
             ) as folder:
-                self._tuner(board, folder).fit()
+                found = self._tuner(board, folder).fit()
+                self.said = f"Ray Tune saw {found.num_terminated} trials to their end, {found.num_errors} failed"
         except BaseException as failure:  # told by `asked`; a thread has nobody else to tell
             self._failure.append(failure)
 

@@ -73,6 +73,10 @@ class SweepPlace:
         """What sweep.json holds."""
         return dict(json.loads((self.place.folder / "runs" / "sweep" / "sweep.json").read_text()))
 
+    def log(self) -> str:
+        """What is in sweep.log."""
+        return (self.place.folder / "runs" / "sweep" / "sweep.log").read_text(errors="replace")
+
     def table(self) -> dict[str, Any]:
         """What does not depend on what happened: every trial's metrics, keys and state, and the verdict."""
         found = self.results()

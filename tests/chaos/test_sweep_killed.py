@@ -40,15 +40,23 @@ def test_everything_is_killed_at_once(sweep_ready, calm_sweep):
 
 @pytest.mark.parametrize("kind", ["grid", "random"])
 def test_a_trial_is_killed(sweep_ready, calm_sweep, kind):
-    """Tune's processes of all trials that it watches at this moment: Tune starts them again."""
+    """Tune's processes of all trials that it watches at this moment: Tune starts them again.
+
+    They train nothing, so the table alone would not tell whether it does.
+    """
     there = sweep_ready(kind)
     process = there.start()
+    there.training(process)  # Tune's processes have begun long before
     watchers = there.place.until(process, there.watchers, "a trial of Tune")
     for watcher in watchers:
         watcher.kill()
     psutil.wait_procs(watchers, timeout=20)
+    killed = {watcher.pid for watcher in watchers}
+    there.place.until(process, lambda: {one.pid for one in there.watchers()} - killed, "another process of Tune's")
     there.finish(process)
     assert there.table() == calm_sweep(kind)
+    # One that Tune had not started again would be among the failed.
+    assert f"Ray Tune saw {there.results()['trials']} trials to their end, 0 failed" in there.log()
 
 
 def test_the_process_that_holds_a_lease_is_killed(sweep_ready, calm_sweep):

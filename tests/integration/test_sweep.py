@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -267,6 +268,33 @@ def test_what_cannot_work_is_refused_before_anything_starts(sweep, change, said)
     assert "\nremedy: " in ended.stderr
     assert said in " ".join(ended.stderr.split())
     assert not (sweep.place.folder / "runs").exists()
+
+
+def test_results_go_where_the_user_says_and_a_plan_then_tells_the_time(sweep):
+    """The base spec names no threads, as shipped ones do: plan and slots must take the same."""
+    base = {"splitting": {"tiers": 1}, "compute": {}}
+    file = sweep.write({RATE: [1.0e-3, 2.0e-3]}, base)
+    said = sweep.place.run("sweep", file, "--output-dir", "out/here").stdout
+    folder = sweep.place.folder / "out" / "here"
+    assert {"sweep.json", "sweep.html", "sweep.log"} <= {path.name for path in folder.iterdir()}
+    assert json.loads((folder / "sweep.json").read_text())["phases_trained"] == 2
+    assert "results  out/here/sweep.json" in said
+    assert sorted(path.name for path in (sweep.place.folder / "runs").iterdir()) == ["store"]
+    planned = sweep.place.run("plan", sweep.write({RATE: [1.0e-3, 3.0e-3]}, base), "--gpus", "2").stdout
+    assert "2 phases asked for, 2 distinct, 1 stored, 1 to train" in planned
+    assert re.search(r"^about \d+ s on 2 slots$", planned, re.MULTILINE), planned
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("slots", [None, 2])
+def test_trials_and_workers_do_not_starve_each_other(sweep, slots):
+    """Phases of two workers each, also where the slots ask for more cores than there may be: they take turns."""
+    base = {"splitting": {"tiers": 1}, "compute": {"workers": 2, "threads": 2}}
+    found = sweep.run({RATE: [1.0e-3, 2.0e-3, 3.0e-3]}, base, slots=slots)
+    assert {row["state"] for row in found["table"]} == {"done"}, found["table"]
+    assert (found["phases_distinct"], found["phases_trained"]) == (3, 3)
+    manifests = (sweep.place.folder / "runs" / "store" / "phases").glob("*/manifest.json")
+    assert [json.loads(path.read_text())["info"]["alike"]["workers"] for path in manifests] == [2, 2, 2]
 
 
 @pytest.mark.proof
