@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from components.common.spec_base import Fraction, Source, Strict, Tier
-from components.common.spec_kubernetes import KubernetesSpec, ObjectName, VariableName
+from components.common.spec_kubernetes import KubernetesSpec, ObjectName, PodSpec, VariableName
 from components.common.spec_phases import CurriculumSpec, GrpoSettings, PhaseSpec, Settings, SftSettings
 
 
@@ -153,6 +153,10 @@ class StepCompute(Strict):
     """0: the CPU."""
     ray: Ray | None = None
     """See `compute.ray`."""
+    head: PodSpec | None = None
+    """Ray's head, see `compute.kubernetes.head`."""
+    worker: PodSpec | None = None
+    """Each of Ray's workers, see `compute.kubernetes.worker`."""
 
 
 class ComputeSpec(Strict):
@@ -195,8 +199,10 @@ class ComputeSpec(Strict):
 
     def of(self, stage: Literal["scoring", "evaluation"]) -> ComputeSpec:
         """What the steps of a stage run on."""
-        asked = (self.scoring if stage == "scoring" else self.evaluation).model_dump(exclude_none=True)
-        return self.model_copy(update=asked)
+        asked = self.scoring if stage == "scoring" else self.evaluation
+        given = {name: getattr(asked, name) for name in asked.model_fields_set if getattr(asked, name) is not None}
+        pods = {name: given.pop(name) for name in ["head", "worker"] if name in given}
+        return self.model_copy(update={**given, "kubernetes": self.kubernetes.model_copy(update=pods)})
 
     @property
     def places(self) -> list[str]:

@@ -201,6 +201,21 @@ def test_gpus_are_on_workers_alone(made) -> None:
     assert not any("gpu" in what for name in ("head", "submitter") for what in resources[name])
 
 
+def test_each_stage_has_pods_of_its_own_size() -> None:
+    small = {"worker": {"cpu": "2", "memory": "8Gi"}, "workers": 1}
+    spec = rayjobs.spec_of("store", **GPUS, kubernetes={"worker": WORKER, "attempts": 5}, evaluation=small)
+
+    def limits(asked) -> dict[str, tuple[str, str]]:
+        found = pods(rayjob(rayjobs.errand_of(), asked, 1))
+        resources = {name: pod["spec"]["containers"][0]["resources"]["limits"] for name, pod in found.items()}
+        return {name: (one["cpu"], one["memory"]) for name, one in resources.items() if name != "submitter"}
+
+    training = {"head": ("2", "16Gi"), "gpu": ("8", "64Gi")}
+    assert limits(spec) == limits(spec.at("scoring")) == training
+    assert limits(spec.at("evaluation")) == {**training, "gpu": ("2", "8Gi")}
+    assert spec.at("evaluation").compute.kubernetes.attempts == 5
+
+
 def test_only_the_autoscaler_has_a_token(made) -> None:
     job = made(**SHAPES["autoscaled"])
     options = job["spec"]["rayClusterSpec"]["autoscalerOptions"]
