@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from components.common.records import RunInfo
-from pipelines.cluster_cli import _stop_jobs
-from pipelines.following import Known
+from components.common.jobs_api import cancel_on_cluster
+from components.common.spec import Spec
 from tests.integration import ray_head as rays
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(400)]
@@ -136,8 +135,7 @@ def test_cancel_stops_the_job_of_a_run_whose_steps_were_ended(head, new_work, mo
     rays.until(work.newest, "a checkpoint")
     waiting.kill()
     waiting.communicate()
-    info = RunInfo("run-1", "small", work.spec, "", work.spec["store"], "", "2026-01-01T00:00:00+00:00")
-    _stop_jobs(Known("id", "small", "CANCELED", "", info, {}))
+    assert len(cancel_on_cluster(Spec.model_validate(work.spec), "run-1")) == 1
     [job] = rays.until(lambda: [job for job in head.jobs_beside(before) if job["status"] != "RUNNING"], "the job's end")
     assert job["status"] == "STOPPED"
     assert head.drivers() == []
