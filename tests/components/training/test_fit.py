@@ -293,7 +293,7 @@ def test_a_loss_that_is_no_number_is_seen(make_job, tmp_path):
         fit(make_job("plain", {"batching": "padded"}, model=folder))
 
 
-RUINOUS = {"learning_rate": 0.5, "warmup_ratio": 0.0, "schedule": "constant"}
+RUINOUS = {"learning_rate": 1.0, "warmup_ratio": 0.0, "schedule": "constant"}
 
 
 def test_the_best_checkpoint_is_left(make_job, examples):
