@@ -72,9 +72,10 @@ def test_of_many_orders_a_sample_is_chosen_from(optuna):
 
 
 def test_values_that_are_lists_are_told_to_optuna_as_text(optuna):
-    sweep = optuna({"controls": [[], ["one_off"]], "splitting.tiers": {"integers": [1, 3]}})
-    assert point(sweep, {"controls": ["one_off"], "splitting.tiers": 2}) == {
-        "controls": '["one_off"]',
+    more = [{"method": "sft", "tiers": [1]}]
+    sweep = optuna({"curriculum.then": [[], more], "splitting.tiers": {"integers": [1, 3]}})
+    assert point(sweep, {"curriculum.then": more, "splitting.tiers": 2}) == {
+        "curriculum.then": '[{"method": "sft", "tiers": [1]}]',
         "splitting.tiers": 2,
     }
 
