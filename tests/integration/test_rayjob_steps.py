@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.common.kubernetes_api import connect
 from components.common.rayjob_claim import cancel_run
 from tests.integration import ray_head as rays
 from tests.integration.kuberay import KubeRay, as_rayjobs, work_in
@@ -125,7 +126,7 @@ def test_cancel_leaves_nothing_of_a_step(kubernetes_api, cluster, work, kind, en
     [name] = kubernetes_api.names("rayjobs")
     assert "volumeclaim" not in json.dumps(kubernetes_api.get("rayjobs", name)).lower()
     kubernetes_api.change("workflows", "wf", {"spec": {"activeDeadlineSeconds": 0}})
-    assert cancel_run("run-1", kfp="r1") == [name]
+    assert cancel_run(connect(), "run-1", kfp="r1") == [name]
     assert cluster.drivers[0].wait(rays.LONGEST) == (143 if ends == signal.SIGTERM else -9)
     rays.ended(waiting, 1)
     assert kubernetes_api.names("rayjobs") == []
