@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+
+from tests.integration import ray_head as rays
 
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
 SMALL: dict[str, Any] = {
@@ -93,6 +95,19 @@ def screenshots() -> Path:
     folder = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The Ray cluster that drivers find themselves in, and an S3 server that its processes know."""
+    folder = tmp_path_factory.mktemp("head")
+    with rays.s3_server(folder) as variables:
+        head = rays.Head({**variables, "PHASETUNE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"})
+        try:
+            head.start()
+            yield head
+        finally:
+            head.kill()
 
 
 @pytest.fixture

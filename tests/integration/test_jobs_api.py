@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,6 @@ from components.common.spec import Spec
 from tests.integration import ray_head as rays
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(400)]
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A cluster, and an S3 server that its processes know."""
-    folder = tmp_path_factory.mktemp("head")
-    with rays.s3_server(folder) as variables:
-        head = rays.Head({**variables, "PHASETUNE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"})
-        try:
-            head.start()
-            yield head
-        finally:
-            head.kill()
 
 
 @pytest.fixture

@@ -55,19 +55,6 @@ print(run(context, load_sweep(Path("sweep.yaml")).to_json()))
 SHORT = {"epochs": 1, "learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The Ray cluster that drivers find themselves in, and an S3 server that its processes know."""
-    folder = tmp_path_factory.mktemp("head")
-    with rays.s3_server(folder) as variables:
-        head = rays.Head({**variables, "PHASETUNE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"})
-        try:
-            head.start()
-            yield head
-        finally:
-            head.kill()
-
-
 @pytest.fixture
 def cluster(head: Any, kubernetes_api: Any, tmp_path: Path) -> Iterator[KubeRay]:
     (tmp_path / "pods").mkdir()
