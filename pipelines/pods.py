@@ -62,17 +62,25 @@ def place(task: Any, spec: Spec, image: str, like: Any = None) -> None:
     """
     about = spec.compute.kubernetes
     task.set_container_image(image)
-    for name, value in {**ENVIRONMENT, EVENTS: PRINTED, **about.environment}.items():
-        task.set_env_variable(name, value.replace("$", "$$"))  # Kubernetes would put in another variable's value
-    pod, memory = about.pipeline, str(bytes_of(about.pipeline.memory))
-    task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu).set_memory_request(memory).set_memory_limit(memory)
     if about.retries:
         # Argo counts the longest duration from the first start: by default a step that waited an hour gets no retry.
         task.set_retry(about.retries, FIRST_PAUSE, 2.0, f"{_seconds(spec)}s")
     if like is None:
+        _on_any_platform(task, spec)
         _on_kubernetes(task, spec)
     else:
+        task.container_spec.env = dict(like.container_spec.env)
+        task.container_spec.resources = deepcopy(like.container_spec.resources)
         task.platform_config = deepcopy(like.platform_config)
+
+
+def _on_any_platform(task: Any, spec: Spec) -> None:
+    """A pod's variables and its size; for each of these calls KFP reads the source files of all its callers."""
+    for name, value in {**ENVIRONMENT, EVENTS: PRINTED, **spec.compute.kubernetes.environment}.items():
+        task.set_env_variable(name, value.replace("$", "$$"))  # Kubernetes would put in another variable's value
+    pod = spec.compute.kubernetes.pipeline
+    memory = str(bytes_of(pod.memory))
+    task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu).set_memory_request(memory).set_memory_limit(memory)
 
 
 def _seconds(spec: Spec) -> int:
