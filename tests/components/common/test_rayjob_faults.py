@@ -166,7 +166,9 @@ def test_a_step_beside_it_writes_to_the_rayjob_meanwhile(kuberay, spec, monkeypa
     ended = threading.Event()
 
     def busy() -> None:
-        while not ended.wait(0.02):
+        pause = 0.005  # at first too often for anybody to come between, in the end seldom enough on any machine
+        while not ended.wait(pause):
+            pause *= 1.1
             kuberay.server.change(
                 "rayjobs", FIRST, {"metadata": {"labels": {"beat": str(len(kuberay.server.requests))}}}
             )
