@@ -30,7 +30,7 @@ from pipelines.sweep_measured import Measured
 from pipelines.sweep_results import Results, results_of, write_results
 from pipelines.sweep_run import SweepRun, Trial
 from pipelines.sweep_screen import SweepScreen
-from pipelines.sweep_slots import SESSION, Slots, Where
+from pipelines.sweep_slots import SESSION, Slots, Where, devices_of
 from pipelines.sweep_space import Params, tiers_of, trials_of
 from pipelines.sweep_spec import Sweep
 from pipelines.sweep_suggest import choices
@@ -146,7 +146,8 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
         f"{sweep.spec.name}: {sweeping.run_id}, {sweeping.count} slots, log {folder / LOG_FILE}", highlight=False
     )
     here = session(folder / "ray-logs") if where is None else contextlib.nullcontext()
-    with tracking, here, Slots(sweeping.count, folder / LOG_FILE, where or SESSION) as slots, screen.following():
+    devices = devices_of(base.compute, count, len(this_machine().gpus)) if where is None else []
+    with tracking, here, Slots(count, folder / LOG_FILE, where or SESSION, devices) as slots, screen.following():
         measured = Measured(sweep.spec.objective)
 
         def on_event(what: str, task: Task, trial: Trial, seconds: float) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from components.common.errors import DataError, LeaseLost, UserError
-from components.common.launcher import OUTPUT, STOPPING, StepFailed, launch, stop_work
+from components.common.launcher import DEVICE, OUTPUT, STOPPING, StepFailed, launch, stop_work
+from components.common.spec import ComputeSpec
 from pipelines.sweep_chains import Task
 
 
@@ -64,6 +66,23 @@ SESSION = Where(_in_session, stop_work)
 """In warm processes of the run's session, on this machine."""
 
 
+def devices_of(compute: ComputeSpec, count: int, gpus: int) -> list[str]:
+    """The GPU of each slot on this machine, by its name in CUDA_VISIBLE_DEVICES; none where Ray deals them out.
+
+    A phase of one process takes the first GPU that it sees: where all slots saw all of them, they would share one.
+
+    Args:
+        compute: Of the base spec.
+        count: Slots.
+        gpus: GPUs that this process may use.
+    """
+    if not gpus or not compute.gpus_per_worker or compute.most_workers > 1:
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(gpus)] if visible is None else visible.split(",")[:gpus]
+    return [names[slot % gpus].strip() for slot in range(count)]
+
+
 class Slots:
     """Does work in threads that wait for it; a context manager.
 
@@ -71,10 +90,14 @@ class Slots:
         count: Pieces of work at a time.
         log: What the work prints is appended to this file, where it is done on this machine.
         where: Work is done.
+        devices: The GPU of each slot, see `devices_of`; empty where slots have none of their own.
     """
 
-    def __init__(self, count: int, log: Path, where: Where = SESSION) -> None:
+    def __init__(self, count: int, log: Path, where: Where = SESSION, devices: Sequence[str] = ()) -> None:
         self.count = count
+        self._devices: list[str] = list(devices)
+        """Of the slots that are free."""
+        self._held: dict[str, str] = {}
         self._where = where
         self._log = log
         self._file: IO[bytes] | None = None
@@ -103,7 +126,10 @@ class Slots:
 
     def start(self, task: Task, arguments: dict[str, Any]) -> None:
         """Begin a piece of work in a free slot."""
-        thread = threading.Thread(target=self._work, args=(task, arguments), daemon=True)
+        device = self._devices.pop(0) if self._devices else None
+        if device is not None:
+            self._held[task.work.key] = device
+        thread = threading.Thread(target=self._work, args=(task, arguments, device), daemon=True)
         self._threads[task.work.key] = thread
         thread.start()
 
@@ -117,15 +143,19 @@ class Slots:
         except queue.Empty:
             pass
         for outcome in ended:
-            self._threads.pop(outcome.task.work.key).join()
+            key = outcome.task.work.key
+            self._threads.pop(key).join()
+            if key in self._held:
+                self._devices.append(self._held.pop(key))
         return ended
 
-    def _work(self, task: Task, arguments: dict[str, Any]) -> None:
+    def _work(self, task: Task, arguments: dict[str, Any], device: str | None) -> None:
         if self._file is None:
             raise AssertionError("slots are used inside `with`")
         began = time.monotonic()
         error: BaseException | None = None
         OUTPUT.set(self._file.fileno())
+        DEVICE.set(device)
         try:
             self._where.do(task, arguments)
         except BaseException as failure:  # told to whoever waits; a thread has nobody else to tell

@@ -35,6 +35,9 @@ STOPPING = 25.0
 _LONGEST = 16
 OUTPUT: ContextVar[int | None] = ContextVar("OUTPUT", default=None)
 """The file descriptor that heavy work called from here prints to; this process's own output where None."""
+DEVICE: ContextVar[str | None] = ContextVar("DEVICE", default=None)
+"""The one GPU that heavy work called from here sees, by its name in CUDA_VISIBLE_DEVICES; None: all that this process
+sees."""
 
 
 class StepFailed(Exception):
@@ -65,13 +68,14 @@ def launch(target: str, **arguments: Any) -> tuple[Any, float]:
 
 
 def _ask(path: str, target: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    device = DEVICE.get()
     request = {
         "op": "call",
         "target": target,
         "arguments": arguments,
         "pid": os.getpid(),
         "directory": str(Path.cwd()),
-        "environment": dict(os.environ),
+        "environment": {**os.environ, **({} if device is None else {"CUDA_VISIBLE_DEVICES": device})},
     }
     output = OUTPUT.get()
     text = _exchange(path, request, [1, 2] if output is None else [output, output], stoppable=True)
