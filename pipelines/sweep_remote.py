@@ -19,7 +19,7 @@ from components.common.launcher import StepFailed, connect_ray
 from components.common.progress import EVENTS, PRINTED
 from components.common.ray_driver import needs_gpu
 from components.common.records import RunInfo
-from components.common.session import resolve
+from components.common.session_call import resolve
 from components.common.spec import Spec
 from components.common.step import Step, errors_said
 from pipelines.sweep_chains import Task

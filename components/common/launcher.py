@@ -21,7 +21,8 @@ from typing import Any
 from components.common import errors
 from components.common.errand import INSIDE
 from components.common.ray_instance import FOLDER, cluster_environment, environment
-from components.common.session import FOLDER_PREFIX, call
+from components.common.session import FOLDER_PREFIX
+from components.common.session_call import call
 
 WAIT_POLICY = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
 """Threads that spin while they wait take the cores from every other process: beside other torch processes, a small

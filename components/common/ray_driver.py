@@ -23,7 +23,7 @@ from components.common.joining import joined
 from components.common.launcher import STOPPING, connect_ray
 from components.common.progress import EVENTS, PRINTED
 from components.common.records import RunInfo
-from components.common.session import resolve
+from components.common.session_call import resolve
 from components.common.spec import Spec
 from components.common.store_entries import Kind
 

@@ -2,9 +2,11 @@
 
 Importing torch and TRL takes seconds and a Ray instance more; a small phase takes less. The session imports once, also
 the modules of ours that are called, forks a child for each heavy call, and starts the run's one Ray instance when the
-first step asks for it. It is a single-threaded server on a Unix socket in a private folder, holds the read end of a
-pipe whose write end the run's driver holds, and ends with everything it started when that pipe closes, however the
-driver ended.
+first step asks for it. Where an import has started CUDA (bitsandbytes does), forks cannot use a GPU: there each heavy
+call is a new program, and slower to start.
+
+It is a single-threaded server on a Unix socket in a private folder, holds the read end of a pipe whose write end the
+run's driver holds, and ends with everything it started when that pipe closes, however the driver ended.
 
 Run as `python -m components.common.session SOCKET`, with the pipe as standard input.
 """
@@ -22,14 +24,11 @@ import shutil
 import signal
 import socket
 import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import Any
 
-from components.common.errors import mendable
+from components.common.session_call import become_a_new_program, die_with_parent, module_of, serve_call
 
 PRELOAD = (
     "torch",
@@ -43,59 +42,21 @@ PRELOAD = (
 )
 FOLDER_PREFIX = "phasetune-"
 """What the name of a session's own folder begins with."""
-_OURS = ("components", "pipelines")
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ASKING = 10.0
 """Seconds within which a request must have arrived whole."""
-
-
-def _module_of(target: str) -> str:
-    module = target.partition(":")[0]
-    if module.split(".")[0] not in _OURS:
-        raise ValueError(f"{target} is not ours to call")
-    return module
-
-
-def resolve(target: str) -> Callable[..., Any]:
-    """The function that `package.module:name` names, among our own packages only."""
-    function: Callable[..., Any] = getattr(importlib.import_module(_module_of(target)), target.partition(":")[2])
-    # Our modules import functions of others (`shutil.rmtree`), which are not ours by that.
-    if str(getattr(function, "__module__", "")).split(".")[0] not in _OURS:
-        raise ValueError(f"{target} is not ours to call")
-    return function
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends (Linux), so that nothing is left behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def call(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Call a function and describe how it ended, as JSON values."""
-    try:
-        function = resolve(target)
-        started = time.time()  # importing is overhead, not work
-        # Through JSON also where nothing is sent, so that a caller gets the same in every place.
-        return {"result": json.loads(json.dumps(function(**arguments))), "started": started}
-    except KeyboardInterrupt:
-        return {"interrupted": 130}
-    except SystemExit as stop:
-        if stop.code != 143:
-            return {"error": f"the work ended itself with code {stop.code}", "traceback": traceback.format_exc()}
-        return {"interrupted": 143}
-    except BaseException as error:
-        known = mendable(error)
-        if known is not None:
-            return {"user_error": [type(known).__name__, known.message, known.remedy]}
-        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends (Linux), so that none is out of reach."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _cuda_has_started() -> bool:
+    """Whether this process has a CUDA context, which none of its forks can use."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_initialized()
 
 
 class Session:
@@ -164,7 +125,7 @@ class Session:
             get_checkpoint_conversion_mapping("llama")  # makes the table of all architectures: a third of a second
             self._preloaded = True
         with contextlib.suppress(Exception):  # the child meets it again, and has somebody to tell
-            importlib.import_module(_module_of(target))
+            importlib.import_module(module_of(target))
         if len(sys.modules) > before:
             # What is imported stays: the children's garbage collection need not look at it again and again, and its
             # pages stay shared with them.
@@ -172,6 +133,7 @@ class Session:
             gc.freeze()
 
     def _fork_call(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
+        afresh = _cuda_has_started()  # asked here: of a fork torch says that it has not
         child = os.fork()
         if child:
             self._at_work[child] = request["pid"]
@@ -184,9 +146,9 @@ class Session:
             for number, descriptor in zip((1, 2), descriptors, strict=False):
                 os.dup2(descriptor, number)
                 os.close(descriptor)
-            threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
-            connection.sendall(json.dumps(_call_there(request)).encode())
-            connection.close()
+            if afresh:
+                become_a_new_program(connection, request)
+            serve_call(connection, request)
         finally:
             os._exit(0)  # whatever happens: a child that returned would be a second session
 
@@ -233,30 +195,6 @@ class Session:
         psutil.wait_procs(descendants, timeout=5)
 
 
-def _call_there(request: dict[str, Any]) -> dict[str, Any]:
-    """Call what is asked for, in the caller's folder and environment."""
-    try:
-        os.chdir(request["directory"])
-    except OSError as error:
-        return {"error": f"the working directory is gone: {error}"}
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    answer = call(request["target"], request["arguments"])
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # whoever listened may be gone
-            stream.flush()
-    return answer
-
-
-def _end_with(connection: socket.socket) -> None:
-    """End this process when the step that asked has ended: nobody would take its result."""
-    watch = select.poll()
-    watch.register(connection, 0)  # a hang-up is told in any case
-    with contextlib.suppress(OSError):  # the answer is sent and the connection closed
-        watch.poll()
-        os._exit(1)
-
-
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -284,13 +222,20 @@ def _host_ray(writer: int) -> None:
         signal.pause()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve a run; see the top."""
     # A Ctrl-C reaches the whole terminal group; the session ends by its pipe, after its children have been told.
     # So does a SIGTERM to a whole group or control group.
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
+    # Python 3.12 warns on the user's screen. The other threads are idle pools of libraries, which hold no lock.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded, use of fork", DeprecationWarning)
     adopt_orphans()
     place = Path(sys.argv[1])
     Session(place).serve()
     if place.parent.name.startswith(FOLDER_PREFIX):  # also of a driver that was killed, which cannot do it itself
         shutil.rmtree(place.parent, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

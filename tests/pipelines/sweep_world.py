@@ -15,7 +15,7 @@ import yaml
 from components.common.curriculum import find_plan
 from components.common.examples import read_rows
 from components.common.records import RunInfo
-from components.common.session import resolve
+from components.common.session_call import resolve
 from components.common.spec import Spec
 from components.common.step import Reference
 from components.common.store import Store

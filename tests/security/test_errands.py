@@ -8,7 +8,7 @@ import pytest
 
 from components.common.errand import Errand, failure_in
 from components.common.errors import DataError, UserError
-from components.common.session import call, resolve
+from components.common.session_call import call, resolve
 
 
 def forged(data: bytes) -> str:

@@ -1,4 +1,7 @@
-"""One session for all tests here, held by a driver in a process of its own, which the last test kills."""
+"""Two sessions for all tests here, each held by a driver in a process of its own, which the last test kills.
+
+One forks its calls; in the other an import says that CUDA has started, so that it makes new programs of them.
+"""
 
 import ipaddress
 import json
@@ -37,6 +40,7 @@ class Own(DataError):
 def echo(**values): return values
 def shapes(): return {1: (1, 2), "nested": [{"a": None}]}
 def pid(): return os.getpid()
+def modules(): return sorted(sys.modules)
 def place(): return [os.getcwd(), os.environ.get("ANSWER")]
 def refuse(): raise DataError("too few rows", "add some")
 def refuse_own(): raise Own("too few rows", "add some")
@@ -64,36 +68,55 @@ def more(tmp_path_factory):
     sys.modules.pop("components.targets_of_tests", None)
 
 
-@pytest.fixture(scope="module")
-def driver(more, tmp_path_factory):
-    """The driver's process, with the variables that its steps get as `variables`."""
-    logs = tmp_path_factory.mktemp("logs")
+def driver(folder, logs):
+    """A driver's process, with the variables that its steps get as `variables`."""
     process = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(logs)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(more)},
+        env={**os.environ, "PYTHONPATH": str(folder)},
     )
     process.variables = json.loads(process.stdout.readline())
+    return process
+
+
+@pytest.fixture(scope="module")
+def forking(more, tmp_path_factory):
+    process = driver(more, tmp_path_factory.mktemp("logs"))
     yield process
     process.communicate(timeout=40)
 
 
-@pytest.fixture(params=["here", "session"])
+@pytest.fixture(scope="module")
+def afresh(more, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cuda")
+    (folder / "sitecustomize.py").write_text((more / "sitecustomize.py").read_text())
+    # peft imports it where it is there. The real one asks the GPU what it can do, which starts CUDA; of a fork of the
+    # process that has started it, torch says that it has not.
+    (folder / "bitsandbytes.py").write_text(
+        "import os, torch; PID = os.getpid(); torch.cuda.is_initialized = lambda: os.getpid() == PID"
+    )
+    process = driver(folder, tmp_path_factory.mktemp("logs"))
+    yield process
+    process.communicate(timeout=40)
+
+
+@pytest.fixture(params=["here", "forking", "afresh"])
 def anywhere(request, more, monkeypatch):
-    """The same test without a session and with one."""
-    if request.param == "session":
-        for name, value in request.getfixturevalue("driver").variables.items():
+    """The same test without a session and with each."""
+    if request.param != "here":
+        for name, value in request.getfixturevalue(request.param).variables.items():
             monkeypatch.setenv(name, value)
     return request.param
 
 
-@pytest.fixture
-def inside(driver, monkeypatch):
-    for name, value in driver.variables.items():
+@pytest.fixture(params=["forking", "afresh"])
+def inside(request, monkeypatch):
+    process = request.getfixturevalue(request.param)
+    for name, value in process.variables.items():
         monkeypatch.setenv(name, value)
-    return driver
+    return process
 
 
 def run(name, **arguments):
@@ -178,6 +201,13 @@ def test_long_requests_and_answers_arrive_whole(anywhere):
 
 def test_every_call_has_a_process_of_its_own(inside):
     assert len({run("pid"), run("pid"), os.getpid()}) == 3
+
+
+@pytest.mark.parametrize(("where", "warm"), [("forking", True), ("afresh", False)])
+def test_where_cuda_has_started_a_call_is_a_new_program(request, monkeypatch, where, warm):
+    for name, value in request.getfixturevalue(where).variables.items():
+        monkeypatch.setenv(name, value)
+    assert ("torch" in run("modules")) is warm
 
 
 def test_errors_are_heard_too(inside, capfd):
