@@ -12,7 +12,6 @@ import math
 import numbers
 import re
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from components.common.digests import digest_file
 from components.common.errors import UserError
 from components.common.judging import judge
 from components.common.judging_process import JUDGES
+from components.common.machine import installed_version
 from components.common.verifiers import VERIFIERS, verify
 
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
@@ -110,8 +110,11 @@ def describe(name: str) -> dict[str, str]:
     if name not in VERIFIERS:
         file = Path(getattr(inspect.getmodule(inspect.unwrap(_function(name))), "__file__", None) or ".")
         return {"name": name, "kind": "function", "source": digest_file(file) if file.is_file() else "unknown"}
-    package = {"package": f"{_PACKAGES[name]} {version(_PACKAGES[name])}"} if name in _PACKAGES else {}
-    return {"name": name, "kind": "verifier", **package}
+    if name not in _PACKAGES:
+        return {"name": name, "kind": "verifier"}
+    # Of an extra that is missing nothing is asked, unless an example names the verifier, which then refuses.
+    package = f"{_PACKAGES[name]} {installed_version(_PACKAGES[name]) or 'not installed'}"
+    return {"name": name, "kind": "verifier", "package": package}
 
 
 def _function(name: str) -> Callable[[str, str], Any]:

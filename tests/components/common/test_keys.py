@@ -1,5 +1,4 @@
 import json
-from importlib.metadata import version
 
 import pytest
 
@@ -204,9 +203,9 @@ def test_the_packages_that_judge_and_quantize_are_in_the_key_where_they_do(monke
     }
     for package in moved:
         with monkeypatch.context() as patch:
-            for place, real in (("machine.installed_version", installed_version), ("rewards.version", version)):
-                pretended = lambda name, one=package, real=real: "9" if name == one else real(name)  # noqa: E731  # a line
-                patch.setattr(f"components.common.{place}", pretended)
+            for module in ("machine", "rewards"):
+                pretended = lambda name, one=package: "9" if name == one else installed_version(name)  # noqa: E731  # a line
+                patch.setattr(f"components.common.{module}.installed_version", pretended)
             after = keys()
         assert {name for name in after if after[name] != before[name]} == moved[package], package
 

@@ -136,6 +136,12 @@ def test_answers_are_seen_early():
         check_answers("ifeval", ['{"instruction_id_list": ["a"], "kwargs": [{}]}'])
 
 
+def test_a_verifier_whose_extra_is_missing_is_described_too(monkeypatch):
+    """A phase that may use every verifier has all of them in its key, and must not fail for one that it never meets."""
+    monkeypatch.setattr("components.common.rewards.installed_version", lambda name: None)
+    assert describe("ifeval") == {"name": "ifeval", "kind": "verifier", "package": "lm-eval not installed"}
+
+
 def test_descriptions_say_what_the_verdicts_come_from(mine):
     assert describe("exact") == {"name": "exact", "kind": "verifier"}
     assert describe("boxed_math")["package"].startswith("math-verify 0.")
