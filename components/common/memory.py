@@ -108,6 +108,21 @@ class _Setting:
         return self.compute.gpus_per_worker > 0
 
     @property
+    def quantized(self) -> bool:
+        return self.model.adapter is not None and self.model.adapter.quantize == "nf4"
+
+    @property
+    def scores(self) -> bool:
+        """Whether attention keeps a weight for each pair of tokens.
+
+        The kernels of GPUs for float32 want as many keys as queries, and transformers repeats the keys only under a
+        mask: without one torch falls back to the kernel that keeps the weights.
+        """
+        grouped = self.shape.kv_heads < self.shape.heads
+        fallback = self.gpu and grouped and not self.mixed and not self.batch.masked
+        return self.model.attention == "eager" or fallback
+
+    @property
     def shards(self) -> int:
         return 1 if self.compute.strategy == "ddp" else self.compute.least_workers
 
@@ -188,7 +203,7 @@ def _weights(setting: _Setting) -> int:
     if adapter is None:
         return 4 * shape.parameters
     own = 4 * setting.trained
-    if adapter.quantize == "nf4":  # what is not quantized is cast to float32 (`prepare_model_for_kbit_training`)
+    if setting.quantized:  # what is not quantized is cast to float32 (`prepare_model_for_kbit_training`)
         return round(NF4_BYTES * shape.matrices) + 4 * (shape.parameters - shape.matrices) + own
     return setting.compute_bytes * shape.parameters + own
 
@@ -222,7 +237,7 @@ def _kept(setting: _Setting) -> int:
 
 
 def _residual_bytes(setting: _Setting) -> int:
-    return setting.compute_bytes if setting.model.adapter is not None else 4
+    return 4 if setting.model.adapter is None or setting.quantized else setting.compute_bytes
 
 
 def _layer(setting: _Setting) -> int:
@@ -231,19 +246,20 @@ def _layer(setting: _Setting) -> int:
 
 
 def _attention(setting: _Setting) -> int:
-    """Bytes for each token: queries, keys, values and the output; with `eager` the matrix of weights too."""
+    """Bytes for each token: queries, keys, values and the output, and the matrix of weights where it is kept."""
     shape, size = setting.shape, setting.compute_bytes
-    eager = setting.model.attention == "eager"
     query = shape.heads * shape.head_dim
-    repeated = eager or (setting.batch.masked and shape.kv_heads < shape.heads)
+    repeated = setting.scores or (setting.batch.masked and shape.kv_heads < shape.heads)
     keys = query if repeated else shape.kv_heads * shape.head_dim
-    scores = setting.batch.length * shape.heads * (4 + (2 if setting.mixed else 0)) if eager else 0
+    scores = setting.batch.length * shape.heads * (4 + (2 if setting.mixed else 0)) if setting.scores else 0
     return size * (2 * query + 2 * keys) + scores
 
 
 def _mlp(setting: _Setting) -> int:
     """Bytes for each token inside the MLP, but for the input of its last layer."""
-    return setting.compute_bytes * setting.shape.mlp * (3 if setting.shape.gated else 4)
+    # bitsandbytes answers in the type of its input, which the norms before, cast to float32, made.
+    size = 4 if setting.quantized else setting.compute_bytes
+    return size * setting.shape.mlp * (3 if setting.shape.gated else 4)
 
 
 def _norms_and_inputs(setting: _Setting) -> int:

@@ -1,6 +1,6 @@
 """What training really holds in memory, measured: for the tests of the estimate, and `docs/memory.md`.
 
-`python tests/components/live_memory.py` prints the table of that page.
+`python tests/components/live_memory.py` prints that page's table for CPUs; `tests/benchmarks/gpu.py` the one for GPUs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import copy
 import importlib
 import os
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from components.common.curriculum import expand
-from components.common.memory import Batch, estimate, rows_of
+from components.common.memory import Batch, Memory, estimate, rows_of
 from components.common.model_shape import model_shape
 from components.common.models import load_tokenizer, model_folder
 from components.common.spec import ModelSpec, Spec
@@ -88,21 +90,45 @@ class _Watched(TrainerCallback):
         return most
 
 
-def measured(spec: Spec, uneven: bool = False) -> dict[str, int]:
-    """Bytes that the first phase holds on this CPU: `static` (weights, moments), and `step`, the peak on top of them.
+class _WatchedGpu(TrainerCallback):
+    """Notes the most that is allocated on the GPU in the second optimizer step, and when each step ended."""
+
+    def __init__(self) -> None:
+        self.whole = 0
+        self.ends: list[float] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+        if state.global_step == 2:
+            self.whole = torch.cuda.max_memory_allocated()
+
+
+def measured(spec: Spec, uneven: bool = False, steps: int = 2) -> dict[str, float]:
+    """What the first phase of a spec holds and takes, on this CPU or, where the spec says so, on a GPU.
 
     The second step is looked at: the optimizer's state is there from the first one on.
 
     Args:
         spec: Of an sft or dpo phase.
         uneven: Whether one example in two has three quarters of the length.
+        steps: Optimizer steps.
+
+    Returns:
+        Bytes: `weights`, `moments`, `static` (both), and `step`, the peak on top of them. Of a GPU also `seconds` of a
+        step after the second.
     """
     plan = expand(spec, spec.seed)[0].phases[0]
     folder, settings = model_folder(spec.model.path), plan.settings
     method = importlib.import_module(f"components.training.{plan.method}")
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(None):
         place = Path(scratch)
-        rows = 2 * settings.batch_size
+        rows = steps * settings.batch_size
         lengths = [settings.max_length * 3 // 4 if uneven and row % 2 else settings.max_length for row in range(rows)]
         _write_examples(place / "data.arrow", plan.method, lengths)
         job: dict[str, Any] = {
@@ -110,7 +136,7 @@ def measured(spec: Spec, uneven: bool = False) -> dict[str, int]:
             "model": str(folder),
             "model_spec": spec.model.model_dump(mode="json"),
             "compute": spec.compute.model_dump(mode="json"),
-            "gpus_per_worker": 0,
+            "gpus_per_worker": spec.compute.gpus_per_worker,
             "training_seed": 1,
             "data": {
                 "file": str(place / "data.arrow"),
@@ -124,16 +150,20 @@ def measured(spec: Spec, uneven: bool = False) -> dict[str, int]:
         passes = accumulation(settings.batch_size, 1, settings.micro_batch_size)
         batches = StepBatches(job["data"]["rows"], settings.batch_size, 1, 0, passes, None)
         curve = Curve([], job["data"]["tokens_at"], lambda point: None)
-        conduct = Conduct(batches, Progressed(), curve, None, None, 100, (0, 2), 0.0, 0, place, None)
+        conduct = Conduct(batches, Progressed(), curve, None, None, 100, (0, steps), 0.0, 0, place, None)
         trainer = method.make_trainer(job, conduct, model, load_tokenizer(folder))
-        watched = _Watched()
+        watched = _WatchedGpu() if spec.compute.gpus_per_worker else _Watched()
         trainer.add_callback(watched)
         trainer.train()
         storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
         states = trainer.optimizer.state.values()
         moments = sum(v.nbytes for one in states for v in one.values() if isinstance(v, torch.Tensor) and v.ndim)
     weights = sum(storages.values())
-    return {"static": weights + moments, "weights": weights, "moments": moments, "step": watched.peak}
+    held: dict[str, float] = {"static": weights + moments, "weights": weights, "moments": moments}
+    if isinstance(watched, _Watched):
+        return {**held, "step": watched.peak}
+    seconds = (watched.ends[-1] - watched.ends[1]) / max(1, steps - 2)
+    return {**held, "step": watched.whole - weights - moments, "seconds": seconds}
 
 
 def _write_examples(file: Path, method: str, lengths: list[int]) -> None:
@@ -177,6 +207,45 @@ CASES: tuple[tuple[str, int, int, bool, dict[str, Any]], ...] = (
 """Of the table in docs/memory.md: model, examples of a step, tokens of the longest, uneven lengths, what else."""
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What was measured beside what was estimated.
+
+    Attributes:
+        batch: Of the estimate.
+        told: The setting in words.
+        seen: As `measured` gives it.
+        found: The estimate.
+    """
+
+    batch: Batch
+    told: str
+    seen: dict[str, float]
+    found: Memory
+
+    @property
+    def whole(self) -> float:
+        """The estimate of all that is held, over what is."""
+        return self.found.device / (self.seen["static"] + self.seen["step"])
+
+
+def compared(folder: Path, rows: int, length: int, uneven: bool, more: dict[str, Any], steps: int = 2) -> Compared:
+    """Measure one of `CASES`, and estimate it."""
+    spec = spec_of(folder, rows, length, **copy.deepcopy(more))
+    batch, found = estimated(spec, folder, length, uneven)
+    told = ", ".join([*(["uneven"] if uneven else []), *(f"{key} {value}" for key, value in _flat(more))])
+    return Compared(batch, told, measured(spec, uneven, steps), found)
+
+
+def estimated(spec: Spec, folder: Path, length: int, uneven: bool) -> tuple[Batch, Memory]:
+    """The largest batch of a spec's first phase, and the estimate of its memory."""
+    settings, shape = expand(spec, spec.seed)[0].phases[0].settings, model_shape(folder)
+    assert shape is not None
+    passes = accumulation(settings.batch_size, 1, settings.micro_batch_size)
+    batch = Batch(rows_of(settings, 1), length, passes, masked=uneven)
+    return batch, estimate(shape, spec.model, spec.compute, settings, batch)
+
+
 def main() -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -188,17 +257,10 @@ def main() -> None:
         print("| model | rows x tokens | setting | measured, MB | estimate, MB | ratio | ratio with weights |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for name, rows, length, uneven, more in CASES:
-            spec = spec_of(folders[name], rows, length, **copy.deepcopy(more))
-            seen = measured(spec, uneven)
-            settings, shape = expand(spec, spec.seed)[0].phases[0].settings, model_shape(folders[name])
-            assert shape is not None
-            passes = accumulation(settings.batch_size, 1, settings.micro_batch_size)
-            batch = Batch(rows_of(settings, 1), length, passes, masked=uneven)
-            found = estimate(shape, spec.model, spec.compute, settings, batch)
-            step, whole = found.gradients + found.activations, found.device / (seen["static"] + seen["step"])
-            told = ", ".join([*(["uneven"] if uneven else []), *(f"{key} {value}" for key, value in _flat(more))])
-            numbers = f"{seen['step'] / 1e6:.1f} | {step / 1e6:.1f} | {step / seen['step']:.3f} | {whole:.3f}"
-            print(f"| {name} | {batch.rows} x {length} | {told} | {numbers} |", flush=True)
+            one = compared(folders[name], rows, length, uneven, more)
+            seen, step = one.seen["step"], one.found.gradients + one.found.activations
+            numbers = f"{seen / 1e6:.1f} | {step / 1e6:.1f} | {step / seen:.3f} | {one.whole:.3f}"
+            print(f"| {name} | {one.batch.rows} x {length} | {one.told} | {numbers} |", flush=True)
 
 
 def _flat(more: dict[str, Any]) -> list[tuple[str, Any]]:

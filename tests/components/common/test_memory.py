@@ -8,7 +8,6 @@ from types import ModuleType
 
 import pytest
 
-from components.common.curriculum import expand
 from components.common.errors import UserError
 from components.common.memory import Batch, estimate, rows_of
 from components.common.model_shape import model_shape, target_linears, tensor_shapes
@@ -116,6 +115,26 @@ def test_an_adapter_trains_its_rank_times_both_sides_of_each_matrix(llama_8b):
     assert quantized.weights == pytest.approx(4.127 / 8 * llama_8b.matrices + 4 * outside + 4 * trained)
 
 
+def test_float32_on_a_gpu_keeps_the_weights_of_grouped_attention_without_a_mask(llama_8b):
+    def more(gpus: int, masked: bool, length: int, **model: str) -> int:
+        batch = Batch(1, length, masked=masked)
+        adapted = {"dtype": "float32", "adapter": {"rank": 8}, **model}
+        return need(llama_8b, batch, model=adapted, compute={"gpus_per_worker": gpus}).activations
+
+    weights = 4 * 32 * 32 * (2048**2 - 2 * 1024**2)  # bytes, layers, heads; what grows with the square of the length
+    grown = more(1, False, 2048) - 2 * more(1, False, 1024)
+    assert grown == pytest.approx(weights, rel=0.1)
+    assert more(0, False, 2048) - 2 * more(0, False, 1024) < weights / 10
+    assert more(1, False, 2048, dtype="bfloat16") - 2 * more(1, False, 1024, dtype="bfloat16") < weights / 10
+
+
+def test_inside_a_quantized_mlp_numbers_are_float32(llama_8b):
+    def kept(**adapter: object) -> int:
+        return need(llama_8b, Batch(4, 512), model={"adapter": {"rank": 16, **adapter}}).activations
+
+    assert kept(quantize="nf4") - kept() == 2 * 3 * 14336 * 4 * 512 * 32
+
+
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_zero3"])
 def test_shards_divide_what_each_worker_holds(llama_8b, strategy):
     alone = need(llama_8b, Batch(1, 512), compute={"gradient_checkpointing": True})
@@ -194,15 +213,9 @@ def models(live, tmp_path_factory):
 
 def compared(live, folder, rows, length, uneven, more):
     """The estimate of a phase over what it was seen to hold."""
-    spec = live.spec_of(folder, rows, length, **json.loads(json.dumps(more)))
-    seen = live.measured(spec, uneven)
-    settings, shape = expand(spec, spec.seed)[0].phases[0].settings, model_shape(folder)
-    passes = -(-settings.batch_size // (settings.micro_batch_size or settings.batch_size))
-    found = estimate(
-        shape, spec.model, spec.compute, settings, Batch(rows_of(settings, 1), length, passes, masked=uneven)
-    )
-    assert (found.weights, found.moments) == (seen["weights"], seen["moments"])
-    return found.device / (seen["static"] + seen["step"])
+    one = live.compared(folder, rows, length, uneven, more)
+    assert (one.found.weights, one.found.moments) == (one.seen["weights"], one.seen["moments"])
+    return one.whole
 
 
 @pytest.mark.parametrize(
