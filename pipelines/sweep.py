@@ -212,6 +212,7 @@ def _follow(
     sweeping: Sweeping, run: SweepRun, trials: list[Trial], tuning: Tuning, starting: threading.Thread, gradual: bool
 ) -> None:
     watchers: dict[str, tuple[Trial, int]] = {}
+    ended: set[str] = set()
     told_at = -1
     while True:
         busy = run.step()
@@ -222,6 +223,8 @@ def _follow(
         watching = tuning.running  # looked at first: what Tune says at its end is heard below
         for asked in tuning.asked():
             proposed = suggested(asked.config)
+            if asked.watcher in ended:
+                continue  # asked before its end, heard after it: no trial that Tune proposes anew
             if asked.watcher in watchers:
                 trial = watchers[asked.watcher][0]
             elif proposed is None:
@@ -235,6 +238,7 @@ def _follow(
             for watcher, (trial, seen) in watchers.items():
                 tuning.tell(watcher, *_told(sweeping, run, trial, seen, gradual))
         for watcher in tuning.left():
+            ended.add(watcher)
             trial, _ = watchers.pop(watcher)
             if trial.same is None and run.state(trial) == "running":
                 run.stop(trial)

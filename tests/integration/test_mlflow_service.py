@@ -113,7 +113,10 @@ def quickstart(postgres: Any, mlflow: Any, counted: Any, new_place: Any, _user: 
     place = new_place("quickstart")
     changes = [f"data.train=[{{{SOME}}}]"]
     changes += [f"tracking.uri={counted.uri}", f"tracking.experiment={EXPERIMENT}"]
-    process = place.start("run", SPECS / "quickstart.yaml", *(part for one in changes for part in ("--set", one)))
+    # A busy machine's server may take longer at first than the 4 s that a run waits, whose report would send it later.
+    patient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+    settings = [part for one in changes for part in ("--set", one)]
+    process = place.start("run", SPECS / "quickstart.yaml", *settings, **patient)
 
     def points() -> int:
         rows = postgres.query(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
 
 from pipelines import sweep_tune
+from pipelines.sweep import Sweeping, _follow
+from pipelines.sweep_run import SweepRun
 from pipelines.sweep_rungs import per_tiers
 from pipelines.sweep_spec import SweepSpec
 from pipelines.sweep_suggest import orders_of, point, suggester
-from pipelines.sweep_tune import OBJECTIVE, TOKENS, Board, suggested
+from pipelines.sweep_tune import OBJECTIVE, TOKENS, Asked, Board, suggested
+from tests.pipelines import sweep_world
 
 RATE = "curriculum.sft.learning_rate"
 SPACE = {"splitting.tiers": [1, 2, 3], "curriculum.order": "permutations", RATE: {"log_uniform": [1e-4, 1e-2]}}
@@ -167,3 +171,26 @@ def test_a_watcher_hears_of_news_while_it_waits():
 def test_a_trial_that_was_known_before_was_not_proposed():
     assert suggested({"trial": {"number": 0, "tiers": 2}}) is None
     assert suggested({"params": json.dumps({"a": 1}), "tiers": 2}) == {"a": 1}
+
+
+def test_what_a_watcher_asked_before_its_end_and_is_heard_after_it_is_no_further_trial(optuna, world):
+    """On a busy machine Tune's word that a trial has ended overtakes the trial's last question."""
+    sweep = optuna({"splitting.tiers": [1, 2]})
+    folder = world.folder / "runs" / "s"
+    folder.mkdir(parents=True)
+    sweeping = Sweeping(sweep, folder, sweep.resolved({}), 2)
+    sweeping.run_id = "s-1"
+    asks = {"params": json.dumps({"splitting.tiers": 2}), "tiers": 2}
+    rounds = iter([([Asked("w", asks, 0)], []), ([], ["w"]), ([Asked("w", asks, 1)], [])])
+    tuning = SimpleNamespace(running=True, told=[], tell=lambda watcher, *_: tuning.told.append(watcher))
+
+    def asked():
+        questions, tuning.gone = next(rounds, ([], []))
+        tuning.running = questions or tuning.gone
+        return questions
+
+    tuning.asked, tuning.left = asked, lambda: tuning.gone
+    run = SweepRun(world.store, sweep_world.Hands(world.store), False, lambda *_: None)
+    _follow(sweeping, run, sweeping.trials, tuning, Thread(), False)
+    assert [trial.params for trial in sweeping.trials] == [{"splitting.tiers": 2}]
+    assert len((folder / "proposed.jsonl").read_text().splitlines()) == 2  # the space, and the one
