@@ -25,7 +25,7 @@ TORCH_gpu := torch===$(TORCH_VERSION)
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup check test proofs bench docs lab-model images image-test audit clean
+.PHONY: help quickstart setup check test proofs soak bench docs lab-model images image-test audit clean
 # A target that needs the set-up says so by itself; two of them at once would set up twice.
 .NOTPARALLEL:
 
@@ -72,7 +72,10 @@ test: check  ## The checks, the unit tests and the integration tests
 	@$(PYTHON) tests/streams.py "not proof" tests/integration
 
 proofs: setup  ## The long proofs: chaos, studies, real servers
-	@$(PYTHON) tests/streams.py proof tests/chaos tests/integration/test_sweep*.py
+	@$(PYTHON) tests/streams.py "proof and not soak" tests/chaos tests/integration/test_sweep*.py
+
+soak: setup  ## The proofs that others resemble: further methods, kinds and sizes; before a release
+	@$(PYTHON) -m pytest -q -m soak
 
 bench: setup  ## Measure speed and memory, one benchmark after another
 	@for file in tests/benchmarks/*.py; do echo "== $$file"; $(PYTHON) $$file || exit 1; done

@@ -36,10 +36,12 @@ SPEC: dict[str, Any] = {
 }
 SFT = {"learning_rate": 1.0e-3, "batch_size": 16, "max_length": 256}
 DISTURBED: dict[str, dict[str, Any]] = {
-    "sft": {"tiers": [2], "epochs": 16},
-    "grpo": {"method": "grpo", "tiers": [2], "steps": 40},
+    "sft": {"tiers": [2], "epochs": 10},
+    "grpo": {"method": "grpo", "tiers": [2], "steps": 24},
 }
 """The second phase, long enough to be disturbed in it."""
+IN_TWO: dict[str, dict[str, Any]] = {"sft": {"epochs": 5}, "grpo": {"steps": 16}}
+"""The same of two workers, whose steps take longer where others use the cores too."""
 GRPO = {"learning_rate": 5.0e-5, "batch_size": 8, "samples": 4, "max_new_tokens": 8}
 LONGEST = 200.0
 """Seconds after which an event that does not come is a failure; nothing is measured by it."""
@@ -47,7 +49,8 @@ LONGEST = 200.0
 
 def spec_of(method: str = "sft", workers: int = 1, **changes: Any) -> dict[str, Any]:
     """The spec of a run whose second phase has this method, with top-level keys replaced."""
-    phases = [{"tiers": [1], "epochs": 1}, DISTURBED[method]]
+    disturbed = DISTURBED[method] if workers == 1 else {**DISTURBED[method], **IN_TWO[method]}
+    phases = [{"tiers": [1], "epochs": 1}, disturbed]
     compute = {**SPEC["compute"], "workers": workers, "threads": workers}
     curriculum = {"sft": SFT, "grpo": GRPO, "phases": phases}
     return {**SPEC, "curriculum": curriculum, "compute": compute, **changes}

@@ -27,7 +27,7 @@ def test_a_worker_is_killed(ready, calm, method):
     assert place.weights() == calm(method).weights()
 
 
-@pytest.mark.parametrize("method", ["sft", "grpo"])
+@pytest.mark.parametrize("method", ["sft", pytest.param("grpo", marks=pytest.mark.soak)])
 def test_one_of_two_workers_is_killed(ready, calm, method):
     """Ray starts the group again, which goes on from the last checkpoint; the user has nothing to do."""
     place = ready(method, 2)
@@ -42,7 +42,7 @@ def test_one_of_two_workers_is_killed(ready, calm, method):
     assert place.weights() == calm(method, 2).weights()
 
 
-@pytest.mark.parametrize("method", ["sft", "grpo"])
+@pytest.mark.parametrize("method", ["sft", pytest.param("grpo", marks=pytest.mark.soak)])
 def test_the_driver_is_killed(ready, calm, method):
     place = ready(method)
     process = place.start()

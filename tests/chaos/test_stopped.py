@@ -26,7 +26,7 @@ def until_training(place, process):
     ("method", "workers", "number", "code"),
     [
         ("sft", 1, signal.SIGTERM, 143),
-        ("grpo", 1, signal.SIGTERM, 143),
+        pytest.param("grpo", 1, signal.SIGTERM, 143, marks=pytest.mark.soak),
         ("grpo", 1, signal.SIGINT, 130),
         ("sft", 2, signal.SIGINT, 130),
     ],

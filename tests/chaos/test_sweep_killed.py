@@ -12,7 +12,7 @@ import pytest
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("kind", ["grid", "random"])
+@pytest.mark.parametrize("kind", [pytest.param("grid", marks=pytest.mark.soak), "random"])
 def test_the_driver_is_killed(sweep_ready, calm_sweep, kind):
     there = sweep_ready(kind)
     process = there.start()
@@ -38,7 +38,7 @@ def test_everything_is_killed_at_once(sweep_ready, calm_sweep):
     assert there.table() == calm_sweep("grid")
 
 
-@pytest.mark.parametrize("kind", ["grid", "random"])
+@pytest.mark.parametrize("kind", ["grid", pytest.param("random", marks=pytest.mark.soak)])
 def test_a_trial_is_killed(sweep_ready, calm_sweep, kind):
     """Tune's processes of all trials that it watches at this moment: Tune starts them again.
 
@@ -100,7 +100,7 @@ def test_a_trial_diverges(sweep_ready):
 def test_the_disk_is_full(sweep_ready, calm_sweep, small_disk):
     """Others fill it while phases train; space is made, and the same command goes on."""
     there = sweep_ready("grid")
-    small_disk(there.place, "150m")
+    small_disk(there.place, "300m")  # two phases at a time, with two checkpoints each
     process = there.start()
     there.training(process)
     ballast = there.place.fill_disk(process)

@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.proof
 
 
-@pytest.mark.parametrize("method", ["sft", "grpo"])
+@pytest.mark.parametrize("method", ["sft", pytest.param("grpo", marks=pytest.mark.soak)])
 def test_a_kill_while_a_checkpoint_is_written(ready, calm, method):
     """Everything is frozen to look whether a checkpoint is half-written, and killed if so."""
     place = ready(method)

@@ -85,7 +85,7 @@ def test_sigterm(place, gone):
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_a_stop_by_force(place, gone, workers):
     """`kill -9` of the command: whatever it started ends by itself, also Ray."""
     compute = {"compute": {"workers": workers, "threads": workers}}
@@ -114,12 +114,12 @@ def test_three_stops_at_once(place, gone):
 
 @pytest.mark.proof
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(place, new_place, gone):
-    """Killed at ten random moments, a run comes to the same weights as one that was left alone."""
+    """Killed at six random moments, a run comes to the same weights as one that was left alone."""
     changes = {"tracking": {"enabled": False}, "controls": ["one_off"]}
     calm = new_place("calm")
     calm.run("run", calm.spec(changes))
     moments = random.Random(11)
-    for _ in range(10):
+    for _ in range(6):
         process = place.start("run", place.spec(changes))
         time.sleep(moments.uniform(1, 12))
         working = []
@@ -134,6 +134,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(place, new_place, 
 
 
 @pytest.mark.proof
+@pytest.mark.soak
 def test_two_runs_of_one_spec_at_once(place):
     """Both end well, and every result is there once and whole."""
     place.spec({"tracking": {"enabled": False}})

@@ -58,7 +58,8 @@ class Simulated(Day, Cluster):
                 raise Broken("the proxy was restarted")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.proof
+@pytest.mark.timeout(240)
 def test_a_day_of_a_job(traced, monkeypatch, tmp_path: Path) -> None:
     """For the last 14 hours, all that comes is a progress bar on one line."""
     day = Simulated()

@@ -68,7 +68,8 @@ class Simulated(Day, Cluster):
             yield f"{stamp} step {self._written} of {LINES}: {'x' * 80}".encode()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.proof
+@pytest.mark.timeout(240)
 def test_a_day_of_events(traced, capsys) -> None:
     cluster = Simulated()
     ended = Waiting(cluster, cluster.job("x"), "train", ("phases", "k" * 32)).until_end()
@@ -81,7 +82,8 @@ def test_a_day_of_events(traced, capsys) -> None:
     assert 300 <= told <= 361  # once a minute, for six hours
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.proof
+@pytest.mark.timeout(240)
 def test_a_day_of_lines(traced, monkeypatch) -> None:
     monkeypatch.setattr(rayjob_log, "_PAUSE", 0.0)
     cluster, printed = Simulated(), itertools.count()
