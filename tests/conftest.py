@@ -55,6 +55,7 @@ def _prepare_environment() -> None:
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MPLBACKEND": "Agg",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # 15 as Ray has it: beside other tests its workers would hardly get on
         "TOKENIZERS_PARALLELISM": "false",
     }
 

@@ -21,7 +21,7 @@ def main() -> int:
     """Run both; returns 0 where every test has passed."""
     marker, *folders = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
-    command = [sys.executable, "-m", "pytest", "-q", "-m", marker]
+    command = [sys.executable, "-m", "pytest", "-q", "--durations=12", "--durations-min=10", "-m", marker]
     others = [f"--ignore={folder}" for folder in ("tests/house", *folders)]
     with tempfile.TemporaryFile() as kept:
         beside = subprocess.Popen([*command, *folders], cwd=ROOT, stdout=kept, stderr=subprocess.STDOUT)

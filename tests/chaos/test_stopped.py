@@ -27,7 +27,7 @@ def until_training(place, process):
     [
         ("sft", 1, signal.SIGTERM, 143),
         pytest.param("grpo", 1, signal.SIGTERM, 143, marks=pytest.mark.soak),
-        ("grpo", 1, signal.SIGINT, 130),
+        pytest.param("grpo", 1, signal.SIGINT, 130, marks=pytest.mark.soak),
         ("sft", 2, signal.SIGINT, 130),
     ],
 )

@@ -27,6 +27,7 @@ def test_the_driver_is_killed(sweep_ready, calm_sweep, kind):
     assert there.table() == calm_sweep(kind)
 
 
+@pytest.mark.soak
 def test_everything_is_killed_at_once(sweep_ready, calm_sweep):
     """As by a loss of power: not even the step that holds the lease can say goodbye."""
     there = sweep_ready("grid")

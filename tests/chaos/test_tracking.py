@@ -10,7 +10,7 @@ import pytest
 from tests.chaos import disturbances
 from tests.chaos.places import spec_of
 
-pytestmark = pytest.mark.proof
+pytestmark = [pytest.mark.proof, pytest.mark.soak]  # test_mlflow_service has the same on PostgreSQL
 LONG = {"tiers": [2], "epochs": 32}
 """Live metrics are sent from the fifth second on: long enough for the server to be missed."""
 

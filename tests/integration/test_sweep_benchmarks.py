@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 @pytest.mark.proof
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_sweep_trains_the_distinct_phases_only_and_is_a_plain_one_to_the_last_digit(tmp_path):
     """The script itself ends with an error where a metric differs."""
