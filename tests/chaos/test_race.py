@@ -1,4 +1,4 @@
-"""Two runs of one spec at once: every phase is trained once, and who waits says so."""
+"""Two runs of one spec at once: every phase is trained once, and who waits says for what."""
 
 from __future__ import annotations
 
@@ -25,5 +25,6 @@ def test_two_runs_race_for_the_same_phases(new_place, calm):
     trained = [(one["step"], one["reused"]) for one in records if one["kind"] == "phases"]
     assert sorted(trained) == [(f"train.main.{index}.s5", reused) for index in (1, 2) for reused in (False, True)]
     waited = [line for out, _ in said for line in out.splitlines() if "waiting for process" in line]
-    assert any("train.main" in line and "which makes phases/" in line for line in waited)
+    # Where the runs meet is chance: one that is ahead all the way is never waited for.
+    assert all("which makes " in line for line in waited), waited
     assert place.weights() == calm().weights()

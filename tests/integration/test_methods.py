@@ -108,6 +108,7 @@ def test_the_report_shows_it(run):
 
 
 @pytest.mark.proof
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_the_ready_spec_in_full(new_place):
     place = new_place("methods-in-full")

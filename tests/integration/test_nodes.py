@@ -67,6 +67,7 @@ def test_two_nodes_train_as_one_machine_does(cluster, new_work, calm):
     assert [copies(node, cache) for node in nodes] == [[], [], []]
 
 
+@pytest.mark.soak
 def test_a_stop_saves_the_state_first(cluster, tmp_path):
     head, _, _ = cluster
     work = _work(cluster, tmp_path, curriculum={"sft": {**SFT, "epochs": 100}})
@@ -81,6 +82,7 @@ def test_a_stop_saves_the_state_first(cluster, tmp_path):
     assert work.newest() > 0
 
 
+@pytest.mark.soak
 def test_a_node_that_is_lost_is_done_without(cluster, new_work, calm):
     _, cache, nodes = cluster
     work = new_work()

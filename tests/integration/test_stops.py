@@ -85,7 +85,8 @@ def test_sigterm(place, gone):
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
+@pytest.mark.soak
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_stop_by_force(place, gone, workers):
     """`kill -9` of the command: whatever it started ends by itself, also Ray."""
     compute = {"compute": {"workers": workers, "threads": workers}}
@@ -113,6 +114,7 @@ def test_three_stops_at_once(place, gone):
 
 
 @pytest.mark.proof
+@pytest.mark.soak
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(place, new_place, gone):
     """Killed at six random moments, a run comes to the same weights as one that was left alone."""
     changes = {"tracking": {"enabled": False}, "controls": ["one_off"]}
