@@ -74,7 +74,7 @@ test: check  ## The checks, the unit tests and the integration tests
 proofs: setup  ## The long proofs: chaos, studies, real servers
 	@$(PYTHON) tests/streams.py "proof and not soak" tests/chaos tests/integration/test_sweep*.py
 
-soak: setup  ## The proofs that others resemble: further methods, kinds and sizes; before a release
+soak: setup  ## Proofs that others resemble (further methods, kinds, sizes) and the longest studies; before a release
 	@$(PYTHON) -m pytest -q -m soak
 
 bench: setup  ## Measure speed and memory, one benchmark after another

@@ -102,7 +102,15 @@ def test_a_step_is_done_by_the_driver_of_its_rayjob(kubernetes_api, cluster, wor
     assert essence(work, kind) == essence(here, kind)
 
 
-@pytest.mark.parametrize(("kind", "ends"), [*((kind, signal.SIGTERM) for kind in STEPS), ("phases", signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [
+        *((kind, signal.SIGTERM) for kind in STEPS),
+        ("phases", signal.SIGKILL),
+        pytest.param("scores", signal.SIGKILL, marks=pytest.mark.soak),
+        pytest.param("evaluations", signal.SIGKILL, marks=pytest.mark.soak),
+    ],
+)
 def test_cancel_leaves_nothing_of_a_step(kubernetes_api, cluster, work, kind, ends) -> None:
     """Also where the driver's node goes with it, and it cannot release its lease: another run takes that over."""
     cluster.ends = ends

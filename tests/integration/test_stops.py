@@ -116,12 +116,12 @@ def test_three_stops_at_once(place, gone):
 @pytest.mark.proof
 @pytest.mark.soak
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(place, new_place, gone):
-    """Killed at six random moments, a run comes to the same weights as one that was left alone."""
+    """Killed at ten random moments, a run comes to the same weights as one that was left alone."""
     changes = {"tracking": {"enabled": False}, "controls": ["one_off"]}
     calm = new_place("calm")
     calm.run("run", calm.spec(changes))
     moments = random.Random(11)
-    for _ in range(6):
+    for _ in range(10):
         process = place.start("run", place.spec(changes))
         time.sleep(moments.uniform(1, 12))
         working = []

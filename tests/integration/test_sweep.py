@@ -287,8 +287,7 @@ def test_results_go_where_the_user_says_and_a_plan_then_tells_the_time(sweep):
 
 
 @pytest.mark.proof
-@pytest.mark.soak
-@pytest.mark.parametrize("slots", [None, 2])
+@pytest.mark.parametrize("slots", [pytest.param(None, marks=pytest.mark.soak), 2])
 def test_trials_and_workers_do_not_starve_each_other(sweep, slots):
     """Phases of two workers each, also where the slots ask for more cores than there may be: they take turns."""
     base = {"splitting": {"tiers": 1}, "compute": {"workers": 2, "threads": 2}}

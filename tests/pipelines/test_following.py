@@ -146,7 +146,7 @@ class SimulatedKubeflow(Day):
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(120)
 def test_a_day_of_following_keeps_no_more_than_an_hour_of_it(traced):
     kubeflow, said = SimulatedKubeflow(), itertools.count()
     known = follow(kubeflow, "r", lambda line: next(said) and None, kubeflow.pass_)

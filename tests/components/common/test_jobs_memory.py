@@ -59,7 +59,7 @@ class Simulated(Day, Cluster):
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(120)
 def test_a_day_of_a_job(traced, monkeypatch, tmp_path: Path) -> None:
     """For the last 14 hours, all that comes is a progress bar on one line."""
     day = Simulated()

@@ -69,7 +69,7 @@ class Simulated(Day, Cluster):
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(120)
 def test_a_day_of_events(traced, capsys) -> None:
     cluster = Simulated()
     ended = Waiting(cluster, cluster.job("x"), "train", ("phases", "k" * 32)).until_end()
@@ -83,7 +83,7 @@ def test_a_day_of_events(traced, capsys) -> None:
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(120)
 def test_a_day_of_lines(traced, monkeypatch) -> None:
     monkeypatch.setattr(rayjob_log, "_PAUSE", 0.0)
     cluster, printed = Simulated(), itertools.count()

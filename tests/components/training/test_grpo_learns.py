@@ -72,7 +72,7 @@ def pass_rates(folder: Path, asked: list[Example]) -> np.ndarray:
 
 @pytest.mark.proof
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 def test_a_family_solved_half_the_time_is_solved_more_often_on_unseen_problems(tmp_path):
     taught = examples(generate(2400, SEED, 0.0))
     started = phase(
