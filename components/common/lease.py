@@ -174,7 +174,15 @@ class Lease:
         """Stop renewing and let the next one have it; what cannot be said now, the missing renewals will say."""
         self._guards = None
         self._done.set()
-        self._thread.join(timeout=2.0)
+        try:
+            self._let_go()
+        except (KeyboardInterrupt, SystemExit):  # a wish to stop that came in between does not leave it held
+            self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        if self._thread.is_alive():
+            self._thread.join(timeout=2.0)
         record = {**self._record, "holder": None}
         with contextlib.suppress(UserError, OSError):
             for _ in range(5):  # a last renewal may still be on its way
@@ -260,7 +268,11 @@ def _take(objects: Objects, name: str, last: int, version: str, run: str) -> Lea
     token = max(last + 1, time.time_ns() // 1_000_000)
     identity = uuid.uuid4().hex
     record = {"token": token, "id": identity, "write": identity, "heartbeat": heartbeat(), "holder": this_process(run)}
-    new = objects.swap(name, json.dumps(record).encode(), version)
+    try:
+        new = objects.swap(name, json.dumps(record).encode(), version)
+    except (KeyboardInterrupt, SystemExit):  # it may have been written all the same
+        Lease(objects, name, record, NEW).release()
+        raise
     return None if new is None else Lease(objects, name, record, new)
 
 

@@ -65,6 +65,35 @@ def test_it_is_released_however_the_block_ends(objects, error):
     assert record(objects)["holder"] is None
 
 
+@pytest.mark.parametrize("wish", [KeyboardInterrupt, SystemExit])
+def test_a_wish_to_stop_that_comes_while_it_is_written_leaves_it_free(objects, wish, monkeypatch):
+    """Of the record: as the lease is taken, and as it is released."""
+    taken, swap = [], objects.swap
+
+    def interrupted(name, data, version):
+        monkeypatch.setattr(objects, "swap", swap)
+        taken.append(swap(name, data, version))
+        raise wish
+
+    monkeypatch.setattr(objects, "swap", interrupted)
+    with pytest.raises(wish):
+        take(objects)
+    assert taken != [None]
+    assert record(objects)["holder"] is None
+
+    look = objects.look
+
+    def interrupted_look(name):
+        monkeypatch.setattr(objects, "look", look)
+        raise wish
+
+    lease = take(objects)
+    with pytest.raises(wish), held(lease):
+        monkeypatch.setattr(objects, "look", interrupted_look)
+    assert objects.look == look
+    assert record(objects)["holder"] is None
+
+
 def test_who_waits_is_told_for_whom_once_and_gets_it_after_the_release(objects):
     told = []
     waiting = threading.Event()
