@@ -1,7 +1,7 @@
 """Writes the hash-pinned requirements of the images from pyproject.toml and constraints.txt.
 
 `requirements.lock` holds everything the product needs at run time except torch; `torch.lock` holds torch's published
-CUDA build and the packages that only it brings; `torch-cpu.lock` holds torch's CPU build (a local version, `+cpu`),
+CUDA build, the packages that only it brings, and those of the extra `quantize`; `torch-cpu.lock` holds torch's CPU build (a local version, `+cpu`),
 which is another file with another hash. Every image takes the first and one of the others. All are complete, so they
 are installed with `--no-deps`:
 
@@ -47,9 +47,10 @@ def pins(text: str) -> dict[str, str]:
 
 
 def requirements(torch: str) -> list[str]:
-    """What the product needs at run time, with torch as its published build: `===` excludes local versions (`+cpu`)."""
+    """What the gpu image holds, with torch as its published build: `===` excludes local versions (`+cpu`)."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [f"torch==={torch}" if item == "torch" else item for item in project["dependencies"]]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["quantize"]]
+    return [f"torch==={torch}" if item == "torch" else item for item in wanted]
 
 
 def resolve(wanted: list[str]) -> dict[str, tuple[str, list[str]]]:
@@ -98,7 +99,7 @@ def main() -> int:
     rest = {name: value for name, value in packages.items() if name not in cuda}
     texts = {
         "requirements.lock": ("Everything at run time except torch: that is the base image's, or torch.lock's.", rest),
-        "torch.lock": ("The published CUDA build of torch, and what only it brings.", cuda),
+        "torch.lock": ("The published CUDA build of torch, what only it brings, and packages that want a GPU.", cuda),
     }
     stale = False
     cpu = cpu_torch(pinned["torch"])

@@ -168,27 +168,52 @@ def _check_strategy(spec: Spec) -> None:
         )
 
 
-def _check_packages(spec: Spec) -> None:
-    """The packages and the GPU that single settings need."""
-    compute, adapter = spec.compute, spec.model.adapter
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package that a setting needs and that not every machine with phasetune has.
+
+    Attributes:
+        name: As pip calls it.
+        setting: What needs it, as the spec says it.
+        otherwise: What to set instead.
+    """
+
+    name: str
+    setting: str
+    otherwise: str
+
+
+def packages_of(spec: Spec) -> list[Package]:
+    """The packages that single settings need; each of them works on a GPU only."""
+    compute, adapter, found = spec.compute, spec.model.adapter, []
     if compute.strategy == "deepspeed_zero3":
-        _need(spec, "deepspeed", "deepspeed", "`compute.strategy: deepspeed_zero3`", "set `compute.strategy: fsdp`")
+        found.append(Package("deepspeed", "`compute.strategy: deepspeed_zero3`", "set `compute.strategy: fsdp`"))
     if compute.liger:
-        _need_gpu(spec, "`compute.liger: true`", "set `compute.liger: false`")
-        _need(spec, "liger_kernel", "liger-kernel", "`compute.liger: true`", "set `compute.liger: false`")
+        found.append(Package("liger-kernel", "`compute.liger: true`", "set `compute.liger: false`"))
     if adapter is not None and adapter.quantize == "nf4":
-        _need_gpu(spec, "`adapter.quantize: nf4`", "set `model.adapter.quantize: none`")
-        _need(spec, "bitsandbytes", "bitsandbytes", "`adapter.quantize: nf4`", "set `model.adapter.quantize: none`")
+        found.append(Package("bitsandbytes", "`adapter.quantize: nf4`", "set `model.adapter.quantize: none`"))
+    for plan in expand(spec, spec.all_seeds[0])[0].phases:
+        if isinstance(plan.settings, GrpoSettings) and plan.settings.generator == "vllm":
+            found.append(Package("vllm", f"`generator: vllm` of the phase {plan.name}", "set `generator: auto`"))
+            break
+    return found
+
+
+def _check_packages(spec: Spec) -> None:
+    for package in packages_of(spec):
+        _need_gpu(spec, package.setting, package.otherwise)
+        if spec.compute.ray == "local" and importlib.util.find_spec(package.name.replace("-", "_")) is None:
+            how = "pip install vllm" if package.name == "vllm" else "pip install -e '.[gpu]'"
+            raise UserError(
+                f"{package.setting} needs the package {package.name}, which is not installed",
+                f"{package.otherwise}, or install it: `{how}`",
+            )
 
 
 def _check_phase(spec: Spec, plan: PhasePlan) -> None:
     from components.common.rewards import check_reward
 
     if isinstance(plan.settings, GrpoSettings):
-        if plan.settings.generator == "vllm":
-            said = f"`generator: vllm` of the phase {plan.name}"
-            _need_gpu(spec, said, "set `generator: auto`")
-            _need(spec, "vllm", "vllm", said, "set `generator: auto`")
         for name in plan.settings.rewards:
             check_reward(name)
     if plan.generate is not None and plan.generate.verifier is not None:
@@ -200,16 +225,6 @@ def _need_gpu(spec: Spec, what: str, otherwise: str) -> None:
         raise UserError(
             f"{what} works on a GPU only, and compute asks for none",
             f"{otherwise}, or give each worker a GPU with `compute.gpus_per_worker: 1`",
-        )
-
-
-def _need(spec: Spec, module: str, package: str, what: str, otherwise: str) -> None:
-    if spec.compute.ray != "local":
-        return
-    if importlib.util.find_spec(module) is None:
-        how = "pip install vllm" if package == "vllm" else "pip install -e '.[gpu]'"
-        raise UserError(
-            f"{what} needs the package {package}, which is not installed", f"{otherwise}, or install it: `{how}`"
         )
 
 

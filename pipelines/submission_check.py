@@ -9,10 +9,12 @@ from components.common.errors import SpecError, UserError
 from components.common.model_bucket import in_bucket
 from components.common.models import base_folder, model_headers
 from components.common.spec import Spec
-from pipelines.compute_check import machine_of
+from pipelines.compute_check import machine_of, packages_of
 from pipelines.planning import check_inputs, check_model, check_settings
 from pipelines.pods import check_image, image_of
 
+IN_THE_GPU_IMAGE = ("bitsandbytes",)
+"""Of the packages that single settings need; see docs/operations.md for the others."""
 _OURS = ("", "localhost", "::1", "0.0.0.0")  # noqa: S104  # looked for, not listened on
 
 
@@ -47,9 +49,16 @@ def check_submission(spec: Spec, allow_local: bool, allow_latest: bool, look: bo
         check_settings(spec, machine, one_disk=allow_local)
         if _is_here(model):
             check_model(spec, machine, base_folder(model))
-    if _is_here(model) or (look and in_bucket(model)):
-        return []
-    return [f"not checked: whether the phases fit into memory and the adapter into the model, as {model} is not read"]
+    unseen = [
+        f"not checked: whether the image has {package.name}, which {package.setting} needs"
+        for package in packages_of(spec)
+        if package.name not in IN_THE_GPU_IMAGE
+    ]
+    if not _is_here(model) and not (look and in_bucket(model)):
+        unseen.append(
+            f"not checked: whether the phases fit into memory and the adapter into the model, as {model} is not read"
+        )
+    return unseen
 
 
 def _is_here(model: str) -> bool:

@@ -121,6 +121,12 @@ resource "aws_eks_node_group" "main" {
   instance_types  = each.value.nodes.instance_types
   labels          = { "phasetune/pool" = each.key }
 
+  # From an empty group the autoscaler knows what the instance type says, and of the disk only what this tag says: our
+  # pods ask for disk, so without it no first node would ever come. What the system keeps is left out.
+  tags = {
+    "k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage" = "${floor(each.value.disk.gib * 0.85)}Gi"
+  }
+
   scaling_config {
     min_size     = each.value.min
     desired_size = each.value.min

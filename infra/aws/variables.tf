@@ -92,11 +92,11 @@ variable "public_endpoint_cidrs" {
 variable "kubernetes_version" {
   description = "Version of Kubernetes. AWS asks six times the price for a cluster whose version has left standard support."
   type        = string
-  default     = "1.34"
+  default     = "1.35"
 
   validation {
     condition     = can(regex("^1\\.[0-9]{2}$", var.kubernetes_version))
-    error_message = "The version is written as 1.34 is."
+    error_message = "The version is written as 1.35 is."
   }
 }
 

@@ -82,6 +82,10 @@ def test_locks_agree_with_the_constraints(root):
     assert {name: pinned.get(name) for name in locked["requirements.lock"]} == locked["requirements.lock"]
 
 
+def locked_for_gpus(root):
+    return versions((root / "infra" / "torch.lock").read_text())
+
+
 def test_locks_carry_hashes(root):
     for name in ("requirements.lock", "torch.lock"):
         text = (root / "infra" / name).read_text()
@@ -96,7 +100,9 @@ def test_every_direct_dependency_is_pinned_with_a_reason(root):
     wanted = [*project["dependencies"], *extras["ifeval"], *extras["dev"]]
     names = [re.match(r"[A-Za-z0-9_-]+", item)[0].lower().replace("_", "-") for item in wanted]
     assert not [name for name in names if not reasons.get(name) and name != project["name"]]
-    assert all("==" in item for item in extras["gpu"])  # not installed on a CPU, so they are pinned where they stand
+    for_gpus = [item for item in (*extras["gpu"], *extras["quantize"]) if item != f"{project['name']}[quantize]"]
+    assert all("==" in item for item in for_gpus)  # not installed on a CPU, so they are pinned where they stand
+    assert set(extras["quantize"]) <= {f"{name}=={version}" for name, version in locked_for_gpus(root).items()}
     assert len(set(reasons)) == len([line for line in lines if "==" in line])
 
 

@@ -167,6 +167,9 @@ def wrong_nodes(files: Any) -> list[str]:
     body = files.of_type("resource", "aws_eks_node_group")[0].body
     if body["labels"] != {'"phasetune/pool"': "${each.key}"}:
         faults.append(f"the labels are {body['labels']}")
+    # What the autoscaler cannot read off the type of an instance: without it an empty group never gets a node for us.
+    if '"k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage"' not in body.get("tags", {}):
+        faults.append("the autoscaler does not know the disks of an empty group")
     taint = body.get("dynamic", [{}])[0].get('"taint"')
     if not taint or taint["for_each"] != "${each.value.taints}" or taint["content"][0]["effect"] != '"NO_SCHEDULE"':
         faults.append("the taints of a group do not reach its nodes")

@@ -132,6 +132,7 @@ def test_the_files_pass(files, name):
         ("wrong_nodes", "hop_limit = 1", "hop_limit = 2", "can take the role of a node"),
         ("wrong_nodes", '= "required"', '= "optional"', "can take the role of a node"),
         ("wrong_nodes", '"phasetune/pool"', '"pool"', "the labels are"),
+        ("wrong_nodes", "template/resources/ephemeral-storage", "template/label/x", "does not know the disks"),
     ],
 )  # fmt: skip
 def test_each_check_can_fail(name, old, new, said):
@@ -282,7 +283,7 @@ def test_given_subnets_and_namespaces_are_taken(evaluated):
         ({"vpc_cidr": "10.0.0.0/24"}, "between /16 and /20"),
         ({"zones": ["a", "a"]}, "2 to 4 different letters"),
         ({"public_endpoint_cidrs": ["0.0.0.0/0"]}, "the whole internet"),
-        ({"kubernetes_version": "latest"}, "written as 1.34"),
+        ({"kubernetes_version": "latest"}, "written as 1.35"),
         ({"cpu_nodes": {"min": 1}}, "At least 2 nodes"),
         ({"gpu_nodes": {"max": 0}}, "max is at least 1"),
         ({"gpu_spot_nodes": {"disk_gib": 50}}, "250 at least"),

@@ -53,7 +53,7 @@ def test_ray_reaches_neither_the_database_nor_kfp(overlay, all_pods, versions):
     assert not {to for _, to in reached} & {"postgres", "app=ml-pipeline", "app=seaweedfs"}
     ports = {(source, port) for source, to, port in found if to == "addresses" and source.startswith("ray")}
     # The head's pod holds KubeRay's autoscaler, which asks the Kubernetes API.
-    assert ports == {("ray-head", 443), ("ray-head", 6443), ("ray-worker", 443)}
+    assert ports == {("ray-head", 443), ("ray-head", 6443), ("ray-head", 8443), ("ray-worker", 443)}
 
 
 def test_the_table_of_arrows_is_current(overlays, versions):

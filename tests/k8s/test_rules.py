@@ -230,16 +230,3 @@ def test_accounts_in_the_namespace_of_kfp_have_the_same_roles(overlays):
     for name in ("phasetune-pipeline", "phasetune-ray"):
         assert roles[name]["kubeflow"]
         assert roles[name]["kubeflow"] == roles[name]["phasetune"]
-
-
-def test_the_laptop_has_room(overlays):
-    """What is always there fits into 4 cores and 8 GiB beside KFP."""
-    always = [pod for pod in manifests.pods(overlays["dev"]) if pod.owner.split()[0] in ("Deployment", "StatefulSet")]
-    always += [pod for pod in manifests.pods(overlays["dev"]) if pod.component == "ray-head"]
-    units = {"Mi": 1, "Gi": 1024}
-    memory = sum(
-        int(item["resources"]["requests"]["memory"][:-2]) * units[item["resources"]["requests"]["memory"][-2:]]
-        for pod in always
-        for item in pod.spec["containers"]
-    )
-    assert memory <= 8 * 1024

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from tests.k8s.manifests import K8S
 from tests.needed import CRDS
 
 
@@ -30,6 +31,12 @@ def faults(value: dict[str, Any], kind: str = "ray.io_rayjobs", version: str = "
     ]
 
 
+@functools.cache
+def kubernetes_version() -> str:
+    """Of the core kinds that the manifests are written for."""
+    return str(yaml.safe_load((K8S / "versions.yaml").read_text())["kubernetes"])
+
+
 def pod_faults(template: dict[str, Any]) -> list[str]:
     """What is wrong with a pod's template, as a Pod."""
     import kubernetes_validate
@@ -41,7 +48,7 @@ def pod_faults(template: dict[str, Any]) -> list[str]:
         "spec": template["spec"],
     }
     try:
-        kubernetes_validate.validate(pod, "1.34", strict=True)
+        kubernetes_validate.validate(pod, kubernetes_version(), strict=True)
     except kubernetes_validate.ValidationError as error:
         return [f"{error.path}: {error.message}"]
     return []

@@ -16,7 +16,7 @@ from components.common.model_bucket import _listed
 from components.common.objects_s3 import S3Objects
 from pipelines import kubeflow
 from pipelines.kubeflow import connect
-from pipelines.submission_check import check_submission
+from pipelines.submission_check import IN_THE_GPU_IMAGE, check_submission
 from pipelines.submitting import start, upload
 from tests.kfp_api import server as kfp_api
 from tests.services import moto
@@ -233,6 +233,17 @@ def test_what_could_not_be_checked_is_said(cluster, server, cluster_values, tmp_
     code, said = phasetune("submit", str(file), "--host", server.url, "--skip-inputs")
     assert code == 0
     assert said.startswith("not checked: whether the phases fit into memory and the adapter into the model, as org/m")
+
+
+def test_packages_that_no_image_of_ours_has_are_named(cluster_spec):
+    adapter = {"rank": 8, "quantize": "nf4"}
+    compute = {"ray": "rayjob", "gpus_per_worker": 1, "liger": True, "kubernetes": {"image": "registry/phasetune:1"}}
+    said = check_submission(
+        cluster_spec(model={"path": "lab", "adapter": adapter}, compute=compute), False, False, False
+    )
+    assert said == ["not checked: whether the image has liger-kernel, which `compute.liger: true` needs"]
+    locked = (Path(__file__).parents[2] / "infra" / "torch.lock").read_text()
+    assert all(f"\n{name}==" in locked for name in IN_THE_GPU_IMAGE)
 
 
 @pytest.fixture
