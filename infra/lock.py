@@ -1,9 +1,9 @@
 """Writes the hash-pinned requirements of the images from pyproject.toml and constraints.txt.
 
 `requirements.lock` holds everything the product needs at run time except torch; `torch.lock` holds torch's published
-CUDA build, the packages that only it brings, and those of the extra `quantize`; `torch-cpu.lock` holds torch's CPU build (a local version, `+cpu`),
-which is another file with another hash. Every image takes the first and one of the others. All are complete, so they
-are installed with `--no-deps`:
+CUDA build, the packages that only it brings, and those of the extra `quantize`; `torch-cpu.lock` holds torch's CPU
+build (a local version, `+cpu`), which is another file with another hash. Every image takes the first and one of the
+others. All are complete, so they are installed with `--no-deps`:
 
     python -m pip install --no-deps --require-hashes -r infra/requirements.lock
     python -m pip install --no-deps --require-hashes -r infra/torch-cpu.lock     # or infra/torch.lock

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.common.curriculum import expand
+from components.common.errors import redact
 from components.common.phase_data import Place, preparing_places
 from components.common.records import BASE, RunInfo
 from components.common.spec import Spec
 from components.common.spec_file import spec_digest
-from components.common.tracking import redact
 from pipelines.pods import image_of, place
 from pipelines.submission_check import check_places
 

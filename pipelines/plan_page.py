@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from components.common.curriculum import phase_specs
+from components.common.errors import redact
 from components.common.spec import Spec
-from components.common.tracking import redact
 from pipelines.memory_check import gib
 from pipelines.planning import Plan, PlannedPhase, check_inputs, make_plan
 

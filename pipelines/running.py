@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from components.common.curriculum import expand
-from components.common.errors import UserError, mendable
+from components.common.errors import UserError, mendable, redact
 from components.common.launcher import SESSION_MODULE, STOPPING, session
 from components.common.machine import machine, versions
 from components.common.phase_data import preparing_places
@@ -27,7 +27,7 @@ from components.common.records import RunInfo, RunRecords
 from components.common.spec import Spec
 from components.common.spec_file import spec_digest
 from components.common.store import Store
-from components.common.tracking import end_parent, open_parent, redact
+from components.common.tracking import end_parent, open_parent
 from pipelines.planning import check_inputs
 from pipelines.screen import Screen, tracking_warnings
 

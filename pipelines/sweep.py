@@ -14,14 +14,13 @@ from typing import Any
 
 from rich.console import Console
 
-from components.common.errors import UserError
+from components.common.errors import UserError, redact
 from components.common.launcher import session
 from components.common.machine import machine, versions
 from components.common.records import RunInfo
 from components.common.spec import Spec
 from components.common.spec_file import spec_digest
 from components.common.store import Store
-from components.common.tracking import redact
 from pipelines.compute_check import this_machine
 from pipelines.planning import check_inputs
 from pipelines.sweep_chains import Task

@@ -11,11 +11,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from components.common.errors import SpecError
+from components.common.errors import SpecError, redact
 from components.common.spec import Spec
 from components.common.spec_base import Strict
 from components.common.spec_file import check, override, read_yaml, spec_from
-from components.common.tracking_connect import redact
 from pipelines.sweep_vary import ORDER, TIERS, check_base, check_keys
 
 _DOCS = "docs/sweeps.md lists every key of a sweep; start from pipelines/specs/sweep_orders.yaml"

@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from components.common.curriculum import find_plan
+from components.common.errors import redact
 from components.common.store import Store
-from components.common.tracking import open_tracked, redact
+from components.common.tracking import open_tracked
 from components.common.tracking_connect import connect, reachable
 from components.common.tracking_sweep import (
     PhaseMade,

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import errno
+import re
+
+_CREDENTIALS = re.compile(r"://(?:[^/\s:]*:\S*|[^/\s]*)@")
+
+
+def redact(text: str) -> str:
+    """The text with credentials in URIs replaced: `http://user:pass@host` becomes `http://***@host`."""
+    return _CREDENTIALS.sub("://***@", text)
 
 
 class UserError(Exception):
     """What the user can mend.
 
     Args:
-        message: What is wrong, naming the file, key or value.
+        message: What is wrong, naming the file, key or value. Libraries' texts in it may hold the address that they
+            were given, so credentials in addresses are taken out.
         remedy: What to do about it, one sentence.
 
     The exception pickles (Ray carries it between processes), so both arguments stay positional.
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:
+        message = redact(message)
         super().__init__(message, remedy)
         self.message = message
         self.remedy = remedy

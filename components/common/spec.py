@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.common.spec_base import Fraction, Source, Strict, Tier
+from components.common.spec_base import Fraction, Source, Strict, Tier, texts
 from components.common.spec_kubernetes import KubernetesSpec, ObjectName, PodSpec, VariableName
 from components.common.spec_phases import CurriculumSpec, GrpoSettings, PhaseSpec, Settings, SftSettings
 
@@ -269,6 +269,16 @@ class Spec(Strict):
     def _store_is_a_place(self) -> Self:
         if "://" in self.store and not re.match(r"s3://[^/]+", self.store):
             raise ValueError(f"store {self.store!r} is neither a folder nor `s3://bucket/prefix`")
+        return self
+
+    @model_validator(mode="after")
+    def _addresses_hold_no_password(self) -> Self:
+        """An address goes into records, compiled pipelines and error messages; only tracking's is taken apart first."""
+        if re.match("https?://[^?#]*[?#]", self.tracking.uri):
+            raise ValueError("tracking.uri is an address of a server: it has no `?` or `#` in it")
+        for key, value in texts(self.model_dump(mode="json")):
+            if key != "tracking.uri" and re.match(r"(s3|https?)://[^/?#]*@", value, re.IGNORECASE):
+                raise ValueError(f"{key} holds a user or a password: give it by the environment, or under `secrets`")
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,3 +43,12 @@ class Source(Strict):
     """Share of the source's examples that is used, chosen by a seeded hash."""
     name: str | None = None
     """Shown in reports; the path's last part where absent."""
+
+
+def texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a spec's values, with its key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict | list):
+        for part, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from texts(inner, f"{key}.{part}" if key else str(part))

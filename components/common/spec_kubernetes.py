@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.common.spec_base import Strict
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?$", max_length=316)]
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$", max_length=63)]
+Image = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")]
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=253)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+_SECRET = re.compile(r"(TOKEN|PASSWORD|SECRET|SECRET_KEY|API_KEY|ACCESS_KEY|ACCESS_KEY_ID)$", re.IGNORECASE)
+"""Ends of the names of variables that hold secrets."""
 
 
 class Toleration(Strict):
@@ -19,7 +25,7 @@ class Toleration(Strict):
 
     key: Label
     operator: Literal["Exists", "Equal"] = "Exists"
-    value: str | None = None
+    value: LabelValue | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """null: every effect."""
 
@@ -27,7 +33,7 @@ class Toleration(Strict):
 class PlaceSpec(Strict):
     """The nodes that pods may go to."""
 
-    node_selector: dict[Label, str] = {}
+    node_selector: dict[Label, LabelValue] = {}
     """Labels that a node must have."""
     tolerations: list[Toleration] = []
     """Taints that the pods put up with."""
@@ -47,7 +53,7 @@ class PodSpec(PlaceSpec):
 class KubernetesSpec(Strict):
     """How the steps run on a cluster."""
 
-    image: str | None = None
+    image: Image | None = None
     """The image of every pod; null: PHASETUNE_IMAGE where the pipeline is compiled."""
     service_account: ObjectName = "phasetune-pipeline"
     """Of the pipeline's pods, which make RayJobs."""
@@ -79,3 +85,15 @@ class KubernetesSpec(Strict):
     """Hours after which a pipeline's pod is ended; it waits in the queue with its RayJob, so this is long."""
     environment: dict[VariableName, str] = {}
     """Plain variables of every pod, such as AWS_ENDPOINT_URL. Never a secret: see `secrets`."""
+
+    @model_validator(mode="after")
+    def _environment_is_plain(self) -> Self:
+        for name, value in self.environment.items():
+            if _SECRET.search(name):
+                raise ValueError(
+                    f"environment.{name} is named like a secret, and its value would stand in the compiled pipeline: "
+                    f"name it under `secrets`, `{name.lower()}: {{secret: NAME, key: KEY}}`"
+                )
+            if "{{" in value:
+                raise ValueError(f"environment.{name} holds `{{{{`, which Argo would replace")
+        return self

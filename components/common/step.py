@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from components.common.errand import CALL, INSIDE, Errand, goes_elsewhere, run_errand
-from components.common.errors import mendable
+from components.common.errors import mendable, redact
 from components.common.joining import joined
 from components.common.launcher import StepFailed, launch
 from components.common.lease import Lease, acquire, began_tick, describe, held
@@ -86,7 +86,7 @@ def errors_said(function: Callable[P, str]) -> Callable[P, str]:
         except Exception as error:
             known = mendable(error)
             if known is None:
-                say(failed=(str(error).splitlines() or [type(error).__name__])[0])
+                say(failed=redact((str(error).splitlines() or [type(error).__name__])[0]))
             else:
                 say(failed=known.message, remedy=known.remedy, kind=type(known).__name__)
             raise

@@ -12,19 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from components.common.errors import UserError
+from components.common.errors import UserError, redact
 from components.common.records import RunInfo
 from components.common.spec import TrackingSpec
-from components.common.tracking_connect import (
-    TrackingWarning,
-    connect,
-    database_file,
-    quiet,
-    reachable,
-    redact,
-    resolve,
-    warn,
-)
+from components.common.tracking_connect import TrackingWarning, connect, database_file, quiet, reachable, resolve, warn
 from components.common.tracking_runs import ATTACHED, artifact_folder, find_parent, find_runs, open_run
 from components.common.tracking_send import sync
 from components.common.tracking_stream import PhaseStream
@@ -36,7 +27,6 @@ __all__ = [
     "open_parent",
     "open_tracked",
     "quiet",
-    "redact",
     "sync",
     "ui_command",
 ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import threading
 import warnings
@@ -16,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from components.common.errors import UserError
+from components.common.errors import UserError, redact
 from components.common.progress import say
 
 PROBE_SECONDS = 3.0
@@ -32,7 +31,6 @@ _QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 # The user name, up to the last @ where a password follows it: a password may hold @ and / unquoted.
-_CREDENTIALS = re.compile(r"://(?:[^/\s:]*:\S*|[^/\s]*)@")
 
 
 class TrackingWarning(UserWarning):
@@ -43,11 +41,6 @@ def warn(message: str) -> None:
     """Tell the user that tracking is behind; never an error."""
     warnings.warn(redact(message), TrackingWarning, stacklevel=3)
     say(warning=redact(message))  # a step's own warnings end in its log
-
-
-def redact(uri: str) -> str:
-    """The text with credentials in URIs replaced: `http://user:pass@host` becomes `http://***@host`."""
-    return _CREDENTIALS.sub("://***@", uri)
 
 
 def resolve(uri: str) -> str:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.common.digests import digest
+from components.common.errors import redact
 from components.common.records import StepRecord
-from components.common.tracking_connect import redact
 from components.common.tracking_runs import KEY, flat_parameters
 
 URI = "phasetune.uri"

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from components.common.curriculum import MAIN
-from components.common.errors import UserError
+from components.common.errors import UserError, redact
 from components.common.records import RunInfo
-from components.common.tracking_connect import database_file, redact
+from components.common.tracking_connect import database_file
 
 RUN, KIND, KEY, RECORD = "phasetune.run", "phasetune.kind", "phasetune.key", "phasetune.record"
 PARENT, ATTACHED, ARTIFACTS = "mlflow.parentRunId", "phasetune.attached", "phasetune.artifacts"

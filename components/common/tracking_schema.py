@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 
-from components.common.errors import UserError
-from components.common.tracking_connect import quiet, redact
+from components.common.errors import UserError, redact
+from components.common.tracking_connect import quiet
 
 URI = "MLFLOW_BACKEND_STORE_URI"
 _LOCK = 0x70686173  # any number that nobody else locks in this database

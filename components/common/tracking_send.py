@@ -15,10 +15,11 @@ from typing import Any
 
 from components.common.curriculum import MAIN, expand
 from components.common.digests import digest_file
+from components.common.errors import redact
 from components.common.phase_data import preparing_places
 from components.common.phase_tables import read_phase_tables
 from components.common.records import BASE, RunInfo, RunRecords, StepRecord, step_name
-from components.common.tracking_connect import connect, reachable, redact, warn
+from components.common.tracking_connect import connect, reachable, warn
 from components.common.tracking_entities import URI, checkpoint_model, source_datasets, tier_datasets
 from components.common.tracking_runs import (
     ARTIFACTS,

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from components.common.errors import redact
 from components.common.records import RunInfo
-from components.common.tracking_connect import redact
 from components.common.tracking_entities import URI
 from components.common.tracking_runs import (
     ATTACHED,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
+from components.common.errors import redact
 from components.common.records import StepRecord
 from components.reporting import page_tables as tables
 from components.reporting.answers import Sample, draw_samples
@@ -15,7 +16,6 @@ from components.reporting.measures import LOSS, MEASURES, duration
 from components.reporting.page_shown import shown_tables
 from components.reporting.page_tables import whole
 from components.reporting.results import Results
-from components.reporting.summary import without_password
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def build_page(results: Results, found: Comparisons, sentences: list[str], repor
     last = results.main.first[-1].evaluation
     page.samples = draw_samples(last, results.spec.data_seed) if last else {}
     spec = results.spec.model_dump(mode="json")
-    page.spec = without_password(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
+    page.spec = redact(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
     return page
 
 
@@ -145,7 +145,7 @@ def _correlations(results: Results, split: StepRecord) -> list[str]:
         lines.append(f"Rank correlation of the scored difficulty with the difficulty given in the data: {given:+.2f}.")
     if results.score:
         score = results.score.info
-        model = f" by {without_password(str(score['model']))}" if score.get("model") else ""
+        model = f" by {redact(str(score['model']))}" if score.get("model") else ""
         cut = f"; {whole(score['truncated'])} were cut" if score.get("truncated") else ""
         lines.append(f"Scored with {score['method']}{model}: {whole(score['examples'])} examples{cut}.")
     return lines

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.common.errors import redact
 from components.common.records import StepRecord
 from components.reporting.comparisons import Comparisons
 from components.reporting.measures import MEASURES, Level, Measure, p_value, part_title, parts_of
 from components.reporting.plot_style import BASE_COLOUR, colours
 from components.reporting.results import CurriculumResult, Results
-from components.reporting.summary import without_password
 from components.reporting.verdict import compute_note, tested
 
 _COUNTS = ("examples", "truncated", "tokens", "response_tokens", "steps")
@@ -141,7 +141,7 @@ def own_data_table(results: Results) -> Table | None:
     rows: list[list[Cell | str]] = []
     for record in results.prepared.values():
         ledger, sources = record.info["ledger"], record.info["sources"]
-        paths = ", ".join(without_password(str(source["path"])) for source in sources)
+        paths = ", ".join(redact(str(source["path"])) for source in sources)
         formats = "; ".join(dict.fromkeys(f"{source['format']}: {source['why']}" for source in sources))
         training = ledger["examples"] - ledger["held_out"]
         left = ledger["examples"] + ledger["duplicates"] + ledger["rejected"] + ledger["unsampled"]
@@ -211,7 +211,7 @@ def sources_table(prepare: StepRecord) -> Table:
     """Every source, its format, and why that was chosen."""
     rows: list[list[Cell | str]] = [
         [
-            without_password(str(source["path"])),
+            redact(str(source["path"])),
             Cell(str(source["format"]), str(source["why"])),
             whole(source["rows"]),
             whole(source["examples"]),
@@ -273,7 +273,7 @@ def versions_table(results: Results) -> Table:
     facts |= {name: value for name, value in info.machine.items() if value not in (None, [], "")}
     facts |= dict(sorted(info.versions.items()))
     if info.mlflow.get("uri"):
-        facts |= {"MLflow": without_password(info.mlflow["uri"]), "MLflow run": info.mlflow["run_id"]}
+        facts |= {"MLflow": redact(info.mlflow["uri"]), "MLflow run": info.mlflow["run_id"]}
     rows = [[name.replace("_", " "), _fact(value)] for name, value in facts.items()]
     return Table(["", ""], rows, texts=2)
 

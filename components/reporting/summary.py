@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
+from components.common.errors import redact
 from components.common.records import StepRecord
 from components.reporting.changes import Change
 from components.reporting.comparisons import Against, Comparisons
@@ -45,14 +45,9 @@ def build_summary(results: Results, found: Comparisons, verdict: str, report: St
         "base": {"metrics": results.base_metrics},
         "data": {name: ledger.get(name) for name in _LEDGER},
         "timing": [_timing(record) for record in [*results.records, report]],
-        "mlflow": {"uri": without_password(info.mlflow.get("uri", "")), "run_id": info.mlflow.get("run_id", "")},
+        "mlflow": {"uri": redact(info.mlflow.get("uri", "")), "run_id": info.mlflow.get("run_id", "")},
     }
     return _finite(summary)  # type: ignore[no-any-return]  # a dictionary stays one
-
-
-def without_password(text: str) -> str:
-    """The text with the user and password of any URL in it removed."""
-    return re.sub(r"(?<=://)[^/\s@]+@", "", text)
 
 
 def _finite(value: Any) -> Any:

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.common.errors import SpecError
 from components.common.spec import Spec
+from components.common.spec_file import load_spec
 from pipelines.phased import compile_pipeline
 
 CANARY = "canary-8f3b1d"
@@ -107,3 +109,44 @@ def test_a_compiled_pipeline_names_secrets_and_has_none(tmp_path, monkeypatch):
     assert leaks(tmp_path) == []
     text = (tmp_path / "pipeline.yaml").read_text()
     assert "JUDGE_API_KEY" in text and "judge" in text  # by name it is there
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("store", {"store": f"s3://ann:{CANARY}@bucket/store"}),
+        ("model.path", {"model": {"path": f"s3://ann:{CANARY}@bucket/model"}}),
+        ("scoring.model", {"scoring": {"method": "ifd", "model": f"https://ann:{CANARY}@hub/model"}}),
+        ("data.train.0.path", {"data": {"train": [{"path": f"S3://ann:{CANARY}@bucket/a.jsonl"}]}}),
+        ("tracking.uri", {"tracking": {"uri": f"http://mlflow:5000/?token={CANARY}"}}),
+        ("environment.HF_TOKEN", {"compute": {"kubernetes": {"environment": {"HF_TOKEN": CANARY}}}}),
+        ("environment.A_Password", {"compute": {"kubernetes": {"environment": {"A_Password": CANARY}}}}),
+    ],
+)
+def test_a_spec_with_a_secret_in_it_is_refused_without_saying_it(tmp_path, key, change):
+    (tmp_path / "quiet.yaml").write_text(yaml.safe_dump({**SPEC, **change}), encoding="utf-8")
+    with pytest.raises(SpecError) as refused:
+        load_spec(tmp_path / "quiet.yaml")
+    assert key in str(refused.value)
+    assert CANARY not in str(refused.value)
+
+
+def test_plain_variables_of_pods_are_no_secrets():
+    plain = {"AWS_ENDPOINT_URL": "http://s3:9000", "TOKENIZERS_PARALLELISM": "false", "HF_TOKEN_PATH": "/x/token"}
+    Spec.model_validate({**SPEC, "compute": {"kubernetes": {"environment": plain}}})
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/rows.jsonl", "store"])
+def test_an_address_with_a_password_is_not_said_where_it_fails(tmp_path, monkeypatch, place):
+    """Libraries put the address that they were given into their errors."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://ann:{CANARY}@127.0.0.1:9")
+    monkeypatch.setenv("PHASETUNE_S3_PATIENCE", "1")
+    changed = {"store": "s3://bucket/store"} if place == "store" else {"data": {"train": [{"path": place}]}}
+    (tmp_path / "quiet.yaml").write_text(yaml.safe_dump({**SPEC, **changed}), encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("phasetune")), "run", "quiet.yaml"]
+    environment = {**os.environ, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    assert ended.returncode == 1
+    assert "127.0.0.1:9" in ended.stderr
+    (tmp_path / "screen").write_text(ended.stdout + ended.stderr)
+    assert leaks(tmp_path) == []

@@ -116,6 +116,15 @@ def test_a_run_s_records_come_back_as_they_were():
         ("compute.kubernetes.head.memory", lambda text: {"compute": {"kubernetes": {"head": {"memory": text}}}}),
         ("compute.kubernetes.gpu_resource", lambda text: {"compute": {"kubernetes": {"gpu_resource": text}}}),
         ("compute.kubernetes.environment", lambda text: {"compute": {"kubernetes": {"environment": {text: "x"}}}}),
+        ("compute.kubernetes.image", lambda text: {"compute": {"kubernetes": {"image": text}}}),
+        (
+            "compute.kubernetes.pipeline.node_selector",
+            lambda text: {"compute": {"kubernetes": {"pipeline": {"node_selector": {"a": text}}}}},
+        ),
+        (
+            "compute.kubernetes.worker.tolerations",
+            lambda text: {"compute": {"kubernetes": {"worker": {"tolerations": [{"key": "a", "value": text}]}}}},
+        ),
     ],
 )
 def test_names_that_reach_the_cluster_are_plain(text, key, build):

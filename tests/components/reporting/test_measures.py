@@ -5,7 +5,6 @@ import pytest
 from components.reporting.measures import ACCURACY, LOSS, Level, duration, p_value, parts_of
 from components.reporting.plot_style import apart
 from components.reporting.results import curriculum_title
-from components.reporting.summary import without_password
 
 
 def test_accuracy_is_percent_with_one_decimal():
@@ -66,8 +65,3 @@ def test_curricula_have_names_for_sentences():
 def test_labels_are_pushed_apart_in_their_order():
     assert apart([1.0, 1.0], 0.5) == [0.75, 1.25]
     assert apart([3.0, 1.0], 0.5) == [3.0, 1.0]
-
-
-def test_passwords_leave_urls():
-    assert without_password("http://ann:secret@host:5000/x") == "http://host:5000/x"
-    assert without_password("sqlite:///mlflow.db") == "sqlite:///mlflow.db"

@@ -128,7 +128,7 @@ def test_secrets_in_urls_stay_out(tmp_path):
     info = {"mlflow": {"uri": "http://ann:hunter2@tracking:5000", "run_id": "1"}}
     spec = runs.spec_of(controls=[], tracking={"uri": "http://ann:hunter2@tracking:5000"})
     summary = write_report(runs.build_run(tmp_path, spec=spec, info=info), tmp_path / "out")
-    assert summary["mlflow"]["uri"] == "http://tracking:5000"
+    assert summary["mlflow"]["uri"] == "http://***@tracking:5000"
     assert "hunter2" not in (tmp_path / "out/report.html").read_text()
 
 
