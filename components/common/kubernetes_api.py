@@ -247,7 +247,7 @@ class Cluster:
             )
 
         response = self._ask(f"read the log of the pod {pod}", ask, none_for=(400, 404))
-        return iter(()) if response is None else _lines(response)
+        return iter(()) if response is None else _lines(response, to_the_end=not follow)
 
     def workflows(self, selector: str) -> list[Object]:
         """Argo's Workflows with some labels: the runs of pipelines."""
@@ -309,8 +309,12 @@ class Cluster:
         return passes(error) and away < self.patience
 
 
-def _lines(response: Any) -> Iterator[bytes]:
-    """The lines of a stream, in bounded memory. A line that a cut leaves without its end is not given."""
+def _lines(response: Any, to_the_end: bool = False) -> Iterator[bytes]:
+    """The lines of a stream, in bounded memory.
+
+    A stream that is cut, or that ends in order though its writer goes on, may leave a line without its end: that is not
+    given, except `to_the_end` of what was there when it was asked for.
+    """
     rest = b""
     try:
         for part in response.stream(amt=None, decode_content=False):
@@ -319,7 +323,7 @@ def _lines(response: Any) -> Iterator[bytes]:
             if len(rest) > _LONGEST_LINE:
                 yield rest
                 rest = b""
-        if rest:
+        if rest and to_the_end:
             yield rest
     except Exception as error:
         if not passes(error):

@@ -10,6 +10,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from components.common.errors import UserError
 from components.common.kubernetes_api import Cluster
@@ -21,7 +22,9 @@ _LINES, _LENGTH = 200, 20_000
 _OVERLAP = 30
 """Seconds of the log that are asked for a second time: two clocks need not agree."""
 _PAUSE = 2.0
-_TIME = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z ?")
+_STAMPS = 1000
+"""Lines whose times are remembered."""
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d) ?")
 
 
 class LogFollower:
@@ -40,8 +43,11 @@ class LogFollower:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self.run, name=f"log of {name}", daemon=True)
         self._pod = ""
-        self._at, self._there = "", 0
-        """The time of the newest line that was printed, and how many of that time were."""
+        self._stamps: deque[str] = deque(maxlen=_STAMPS)
+        """The times of the lines that were printed, in the order of the log, which need not be that of the times: its
+        writers have several streams, and a clock can be set back."""
+        self._caught_up = True
+        """Whether this stream has come behind what an earlier one showed."""
         self._read_at = 0.0
 
     @property
@@ -86,32 +92,38 @@ class LogFollower:
         if pod != self._pod:
             if self._pod:
                 self._emit("(the submitter was started again; its log begins anew)")
-            self._pod, self._at, self._there = pod, "", 0
-        since = int(self._cluster.clock() - self._read_at) + _OVERLAP if self._at else None
+            self._pod = pod
+            self._stamps.clear()
+        since = int(self._cluster.clock() - self._read_at) + _OVERLAP if self._stamps else None
+        self._caught_up = not self._stamps
         again = 0
         for raw in self._cluster.log(pod, SUBMITTER, since, follow):
             stamp, line = _stamped(raw.decode("utf-8", "replace"))
-            again = self._take(stamp, line, again)
+            if self._caught_up or self._is_new(stamp, again):
+                self._take(stamp, line)
+            else:
+                again += stamp == self._stamps[-1]
             self._read_at = self._cluster.clock()
             if follow and self._done.is_set():
                 return
 
-    def _take(self, stamp: str, line: str, again: int) -> int:
-        """Print a line if it has not been; returns how many lines of the newest time have come in this stream."""
-        if stamp < self._at:
-            return again
-        if stamp == self._at:
-            if again < self._there:
-                return again + 1
-            self._there += 1
-        else:
-            self._at, self._there = stamp, 1
+    def _is_new(self, stamp: str, again: int) -> bool:
+        """Whether a line of a stream that shows old lines first has not been printed, and so nothing behind it.
+
+        Args:
+            stamp: The line's time.
+            again: Lines with the time of the last one that was printed that this stream has shown before this one.
+        """
+        self._caught_up = again >= self._stamps.count(self._stamps[-1]) or stamp > max(self._stamps)
+        return self._caught_up
+
+    def _take(self, stamp: str, line: str) -> None:
+        self._stamps.append(stamp)
         event = heard(line)
         if event is not None:
             say(**event)
         self._last.append(line[:_LENGTH])
         self._emit(line)
-        return self._there
 
     def _read_rest(self) -> None:
         self._thread.join()
@@ -130,8 +142,11 @@ class LogFollower:
 
 
 def _stamped(line: str) -> tuple[str, str]:
-    """The time of a line, comparable as text, and the line; a line without a time counts as the oldest."""
+    """The time of a line in UTC, comparable as text, and the line; a line without a time counts as the oldest."""
     found = _TIME.match(line)
     if found is None:
         return "", line
-    return f"{found[1]}.{(found[2] or '').ljust(9, '0')}", line[found.end() :]
+    whole = found[1]
+    if found[3] != "Z":  # the node's own zone
+        whole = datetime.fromisoformat(whole + found[3]).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{(found[2] or '').ljust(9, '0')}", line[found.end() :]

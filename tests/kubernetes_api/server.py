@@ -337,10 +337,9 @@ class ApiServer:
             if pod not in self._logs:
                 raise Answer(400, "BadRequest", f'container in pod "{pod}" is waiting to start: ContainerCreating')
             cuts = self._cuts
-        since = ""
+        since = datetime.min.replace(tzinfo=UTC)
         if "sinceSeconds" in query:
-            from_then = datetime.fromtimestamp(time.time() - int(query["sinceSeconds"]), UTC)
-            since = from_then.strftime("%Y-%m-%dT%H:%M:%S")
+            since = datetime.fromtimestamp(int(time.time()) - int(query["sinceSeconds"]), UTC)
         handler.begin_stream()
         sent = 0
         while True:
@@ -353,7 +352,7 @@ class ApiServer:
                     return
             for stamp, line in fresh:
                 sent += 1
-                if stamp >= since:
+                if datetime.fromisoformat(stamp) >= since:
                     handler.stream(f"{stamp} {line}\n".encode())
             if done and not fresh:
                 handler.end_stream()

@@ -1,8 +1,11 @@
 """A log is printed line by line, each once, however often its stream is cut."""
 
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+
 import pytest
 
-from components.common.kubernetes_api import connect
+from components.common.kubernetes_api import _lines, connect
 from components.common.rayjob_log import LogFollower
 
 LABELS = {"phasetune/job": "x", "app.kubernetes.io/component": "ray-submitter"}
@@ -29,8 +32,6 @@ def test_lines_are_printed_once(kubernetes_api, log) -> None:
 
 def test_equal_times_are_told_apart(kubernetes_api, log) -> None:
     follower, lines = log
-    from datetime import UTC, datetime
-
     second = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     kubernetes_api.print("x-a", "one", at=f"{second}.1Z")
     kubernetes_api.print("x-a", "two", "three", at=f"{second}.12Z")  # later, though the text is not longer by much
@@ -39,6 +40,47 @@ def test_equal_times_are_told_apart(kubernetes_api, log) -> None:
     kubernetes_api.print("x-a", "five", at=f"{second}.123456789Z")
     follower.follow_once(follow=False)
     assert lines == ["one", "two", "three", "four", "five"]
+
+
+def test_lines_whose_times_go_back_are_printed(kubernetes_api, log) -> None:
+    """Of stdout beside stderr, or of a clock that was set back; also across a cut at any place."""
+    follower, lines = log
+    minute = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M")
+    written = [("5", "out"), ("4", "err: the reason"), ("6", "on"), ("4", "err: more"), ("6", "end")]
+    for place, (digit, line) in enumerate(written, 1):
+        kubernetes_api.print("x-a", line, at=f"{minute}:59.{digit}Z")
+        if place > 1:
+            follower.follow_once(follow=False)
+    assert lines == [line for _, line in written]
+
+
+def test_a_node_s_own_zone_is_read(kubernetes_api, log) -> None:
+    follower, lines = log
+    now = datetime.now(UTC) + timedelta(minutes=1)
+    for place, (hours, line) in enumerate([(2, "one"), (0, "two"), (-5, "three")]):
+        zone = timezone(timedelta(hours=hours))
+        kubernetes_api.print("x-a", line, at=(now + timedelta(seconds=place)).astimezone(zone).isoformat())
+        follower.follow_once(follow=False)
+    assert lines == ["one", "two", "three"]
+
+
+class Response:
+    """A stream of the API's."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = parts
+
+    def stream(self, **_: object) -> Iterator[bytes]:
+        return iter(self.parts)
+
+    def close(self) -> None: ...
+
+    def release_conn(self) -> None: ...
+
+
+@pytest.mark.parametrize(("to_the_end", "found"), [(False, [b"one"]), (True, [b"one", b"tw"])])
+def test_half_a_line_is_no_line_while_more_may_come(to_the_end, found) -> None:
+    assert list(_lines(Response(b"o", b"ne\ntw"), to_the_end)) == found
 
 
 def test_only_what_is_new_is_asked_for(kubernetes_api, log) -> None:
