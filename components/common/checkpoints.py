@@ -7,6 +7,7 @@ too, so that the next one can delete it without a listing. Without a pointer the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import uuid
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from components.common.digests import digest_file
-from components.common.errors import LeaseLost
+from components.common.errors import Damaged, LeaseLost
 from components.common.lease import held, in_use, leased_token, take_free
-from components.common.names import plain_name, plain_path
+from components.common.names import listed_parts, plain_name, plain_path
 from components.common.objects import NEW, Missing, Objects, open_objects
+from components.common.objects_json import file_facts, json_object
 from components.common.progress import say
 
 Change = Callable[[dict[str, Any]], list[dict[str, Any]]]
@@ -105,7 +107,13 @@ def latest(place: CheckpointPlace, into: Path) -> tuple[int, Path] | None:
     """
     objects = open_objects(place.store)
     found = objects.look(f"{place.folder}/{POINTER}")
-    for item in json.loads(found[0])["kept"] if found else []:
+    try:
+        kept = _state(found[0])["kept"] if found else []
+    except ValueError as error:
+        where = f"{objects.place}/{place.folder}/{POINTER}"
+        say(warning=f"{where} is damaged ({error}): the checkpoints that it named are not used")
+        return None
+    for item in kept:
         partial = into / f".bringing-{uuid.uuid4().hex[:8]}"
         try:
             reason = _bring(objects, place, item, partial)
@@ -149,7 +157,8 @@ def _clear(place: CheckpointPlace) -> bool:
 
 def unfinished(objects: Objects) -> set[str]:
     """The keys of all phases that have checkpoints; a listing, which is slow where many phases are under way."""
-    return {item.name.split("/")[1].removesuffix(DATA) for item in objects.list("checkpoints")}
+    names = (listed_parts(item.name) for item in objects.list("checkpoints"))
+    return {parts[1].removesuffix(DATA) for parts in names if len(parts) > 2}
 
 
 def clear_finished(store: str, key: str, run: str) -> None:
@@ -189,6 +198,8 @@ def _bring(objects: Objects, place: CheckpointPlace, item: dict[str, Any], folde
             objects.fetch(f"{place.folder}/{item['name']}/{file}", folder / file, about["size"])
         except Missing:
             return f"{file} is missing or too short"
+        except Damaged as error:
+            return error.message
         if digest_file(folder / file) != about["sha256"]:
             return f"{file} has changed"
     return None
@@ -205,6 +216,33 @@ def _misnamed(item: dict[str, Any]) -> str | None:
     return None
 
 
+def _state(data: bytes) -> dict[str, Any]:
+    """The state that a pointer holds; its names are checked where paths are made of them, see `_misnamed`.
+
+    Raises:
+        ValueError: If it holds none.
+    """
+    state = json_object(data)
+    kept, left = state.get("kept"), state.get("unfinished")
+    if not (isinstance(kept, list) and isinstance(left, list) and isinstance(state.get("token"), int)):
+        raise ValueError("it names no checkpoints")
+    for item in [*kept, *left]:
+        files = item.get("files") if isinstance(item, dict) else None
+        if not (isinstance(files, dict) and isinstance(item.get("name"), str) and isinstance(item.get("step"), int)):
+            raise ValueError("it names what is no checkpoint")
+        for about in files.values():
+            file_facts(about)
+    return state
+
+
+def _state_or_new(found: tuple[bytes, str] | None) -> dict[str, Any]:
+    """The state to go on from: a new one also where the pointer is damaged, which `latest` has said."""
+    with contextlib.suppress(ValueError):
+        if found is not None:
+            return _state(found[0])
+    return {"token": 0, "kept": [], "unfinished": []}
+
+
 def _move(objects: Objects, place: CheckpointPlace, change: Change) -> list[dict[str, Any]]:
     """Move the pointer by a change of its state; returns the checkpoints that nothing names any more.
 
@@ -214,7 +252,7 @@ def _move(objects: Objects, place: CheckpointPlace, change: Change) -> list[dict
     name = f"{place.folder}/{POINTER}"
     for _ in range(_ATTEMPTS):
         found = objects.look(name)
-        state: dict[str, Any] = json.loads(found[0]) if found else {"token": 0, "kept": [], "unfinished": []}
+        state = _state_or_new(found)
         if max(int(state["token"]), leased_token(objects, "phases", place.key)) > place.token:
             raise LeaseLost(
                 f"another process trains the phase {place.key[:12]} by now", "run the same command again to follow it"

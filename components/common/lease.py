@@ -24,6 +24,7 @@ from typing import Any
 from components.common.digests import digest
 from components.common.errors import LeaseLost, UserError
 from components.common.objects import NEW, Objects, seconds_of
+from components.common.objects_json import json_object
 
 HEARTBEAT = "PHASETUNE_HEARTBEAT"
 """The variable that sets the seconds within which a holder shows that it lives; 10 where absent."""
@@ -31,6 +32,8 @@ _RENEWALS = 2
 """Renewals in one heartbeat."""
 _DEAD = 1.5
 """Heartbeats without a change after which a holder counts as dead: with the time to notice, within two."""
+_LONGEST = 1e6
+"""Seconds of the longest heartbeat that a record can ask others to wait for."""
 
 
 def heartbeat() -> float:
@@ -43,10 +46,23 @@ def register_name(kind: str, key: str) -> str:
     return f"leases/{kind}/{key}"
 
 
+def parse_lease(data: bytes) -> dict[str, Any]:
+    """A lease's record. A damaged one says that nobody holds it: whoever does finds that it is lost, and stops."""
+    try:
+        record = json_object(data)
+    except ValueError:
+        record = {}
+    token, holder, pulse = record.get("token"), record.get("holder"), record.get("heartbeat")
+    known = isinstance(holder, dict) and type(holder.get("pid")) is int and "host" in holder
+    if known and isinstance(record.get("id"), str) and isinstance(pulse, int | float) and 0 < pulse <= _LONGEST:
+        return {**record, "token": token if type(token) is int else 0}
+    return {"token": token if type(token) is int else 0, "holder": None}
+
+
 def leased_token(objects: Objects, kind: str, key: str) -> int:
     """The newest token that was given out for a result; 0 where there is none."""
     found = objects.look(register_name(kind, key))
-    return 0 if found is None else int(json.loads(found[0])["token"])
+    return 0 if found is None else int(parse_lease(found[0])["token"])
 
 
 def this_process(run: str) -> dict[str, Any]:
@@ -167,7 +183,7 @@ class Lease:
         found = self._objects.look(self._name)
         if found is None:
             return None
-        record = json.loads(found[0])
+        record = parse_lease(found[0])
         return found[1] if record["holder"] is not None and record["id"] == self._record["id"] else None
 
     def release(self) -> None:
@@ -229,7 +245,7 @@ def acquire(
     name, watch, told = register_name(kind, key), _Watch(), ""
     while True:
         found = objects.look(name)
-        record: dict[str, Any] = json.loads(found[0]) if found else {"token": 0, "holder": None}
+        record: dict[str, Any] = parse_lease(found[0]) if found else {"token": 0, "holder": None}
         holder, version = record["holder"], found[1] if found else NEW
         pulse = float(record.get("heartbeat", heartbeat()))
         silent = watch.unchanged(version, pulse / 4)
@@ -249,7 +265,7 @@ def acquire(
 def in_use(objects: Objects, kind: str, key: str) -> bool:
     """Whether somebody who may be alive holds a result's lease."""
     found = objects.look(register_name(kind, key))
-    holder = None if found is None else json.loads(found[0])["holder"]
+    holder = None if found is None else parse_lease(found[0])["holder"]
     return holder is not None and not surely_dead(holder)
 
 
@@ -259,7 +275,7 @@ def take_free(objects: Objects, kind: str, key: str, run: str) -> Lease | None:
     if in_use(objects, kind, key):
         return None
     found = objects.look(name)
-    last, version = (0, NEW) if found is None else (int(json.loads(found[0])["token"]), found[1])
+    last, version = (0, NEW) if found is None else (int(parse_lease(found[0])["token"]), found[1])
     return _take(objects, name, last, version, run)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.errors import UserError
+from components.common.errors import Damaged, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a full disk."""
@@ -167,6 +167,9 @@ class LocalObjects(Objects):
 
     A register is a folder of numbered files of which the highest counts; the next number is taken by a hard link,
     which exactly one of several writers gets. Nothing is locked, so a writer that is suspended holds nobody up.
+
+    A link below the folder is no object, and what it leads to is none either: it may belong to anybody. The folder
+    itself may be reached through a link.
     """
 
     def __init__(self, root: Path) -> None:
@@ -174,14 +177,31 @@ class LocalObjects(Objects):
         self.place = str(self.root)
 
     def path(self, name: str) -> Path:
-        """The file of an object."""
+        """The file of an object.
+
+        Raises:
+            Damaged: If there is a link in its place, or on the way to it.
+        """
+        if link := self.link(name):
+            raise Damaged(
+                f"{link} is a link, and the store does not reach beyond its folder", f"remove the link {link}"
+            )
         return self.root / name
+
+    def link(self, name: str) -> Path | None:
+        """The first link on the way to a name, the last part of it included; None where there is none."""
+        path = self.root
+        for part in filter(None, name.split("/")):
+            path /= part
+            if path.is_symlink():
+                return path
+        return None
 
     def read(self, name: str) -> bytes | None:
         """See `Objects`."""
         try:
             return self.path(name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def write(self, name: str, data: bytes) -> None:
@@ -208,7 +228,8 @@ class LocalObjects(Objects):
 
     def _numbers(self, name: str) -> list[int]:
         try:
-            return sorted(int(item.name) for item in self.path(name).iterdir() if item.name.isdecimal())
+            with os.scandir(self.path(name)) as items:
+                return sorted(int(item.name) for item in items if _is_number(item))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -252,7 +273,8 @@ class LocalObjects(Objects):
 
     def forget(self, name: str) -> None:
         """See `Objects`."""
-        shutil.rmtree(self.path(name), ignore_errors=True)
+        if self.link(name) is None:
+            shutil.rmtree(self.root / name, ignore_errors=True)
 
     def send(self, file: Path, name: str) -> str:
         """See `Objects`."""
@@ -285,7 +307,9 @@ class LocalObjects(Objects):
     def remove(self, names: Iterable[str]) -> None:
         """See `Objects`."""
         for name in names:
-            path = self.path(name)
+            if self.link(name) is not None:  # nothing of the store's is there
+                continue
+            path = self.root / name
             path.unlink(missing_ok=True)
             for partial in path.parent.glob(f".{glob.escape(path.name)}.*"):  # left by a writer that was killed
                 partial.unlink(missing_ok=True)
@@ -299,12 +323,16 @@ class LocalObjects(Objects):
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """See `Objects`."""
+        if self.link(prefix) is not None:  # `os.walk` passes by the links that it meets, but not the one it starts at
+            return
         now = time.time()
-        for folder, _, files in os.walk(self.path(prefix)):
+        for folder, _, files in os.walk(self.root / prefix):
             for file in sorted(files):
                 path = Path(folder, file)
                 with contextlib.suppress(FileNotFoundError):
                     status = path.lstat()
+                    if stat.S_ISLNK(status.st_mode):
+                        continue
                     name = path.relative_to(self.root).as_posix()
                     yield Listed(name, status.st_size, max(0.0, now - status.st_mtime))
 
@@ -316,6 +344,12 @@ class LocalObjects(Objects):
             if number.isdecimal() and (name not in youngest or item.age < youngest[name].age):
                 youngest[name] = Listed(name, item.size, item.age)
         yield from youngest.values()
+
+
+def _is_number(item: os.DirEntry[str]) -> bool:
+    """Whether it is one of a register's files: their numbers have one spelling, so that each is found by its number."""
+    plain = item.name.isascii() and item.name.isdecimal() and not item.name.startswith("0")
+    return plain and item.is_file(follow_symlinks=False)
 
 
 def open_objects(place: str | Path) -> Objects:

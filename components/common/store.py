@@ -26,6 +26,9 @@ from components.common.store_local import LocalEntries
 
 __all__ = ["KINDS", "MANIFEST", "Entry", "Kind", "Store", "folder_of", "reading"]
 
+_LONGEST_PID = 10
+"""Digits that no process number has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -80,8 +83,12 @@ class Store:
 
     @property
     def memory(self) -> Path:
-        """Where the digests of the users' files are remembered; deleting it costs only time."""
-        return self.root / ".digests"
+        """Where the digests of the users' files are remembered; deleting it costs only time.
+
+        Raises:
+            Damaged: If it is a link.
+        """
+        return self.entries.own(".digests")
 
     def path(self, kind: Kind, key: str) -> Path:
         """The folder of an entry of a store in a folder, whether it exists or not."""
@@ -164,9 +171,13 @@ class Store:
         """What `clear_staging` deletes."""
         import psutil
 
-        stale = []
-        for folder in sorted((self.root / STAGING).glob("*")):
+        stale: list[Path] = []
+        place = self.root / STAGING
+        if place.is_symlink():  # what it leads to is none of the store's
+            return stale
+        for folder in sorted(path for path in place.glob("*") if not path.is_symlink()):
             boot, owner = ([*folder.name.split("-"), "", "", ""])[2:4]
+            owner = owner if len(owner) < _LONGEST_PID else ""
             # Of a process of another machine nobody here can tell.
             dead = owner.isdecimal() and bool(boot) and boot == here() and ended(int(owner))
             if owner.isdecimal() and not dead and psutil.pid_exists(int(owner)):

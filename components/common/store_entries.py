@@ -19,6 +19,7 @@ from components.common.errors import Damaged, UserError
 from components.common.lease import here
 from components.common.names import plain_name, plain_path
 from components.common.objects import Objects
+from components.common.objects_json import file_facts, json_object
 
 Kind = Literal["prepared", "scores", "splits", "phases", "optimizers", "evaluations", "sweeps"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -59,16 +60,16 @@ def parse_manifest(kind: Kind, key: str, raw: bytes, where: str) -> Manifest:
     """The manifest that bytes hold.
 
     Raises:
-        Damaged: If they hold none, or one that names files elsewhere.
+        Damaged: If they hold none, or one that names files elsewhere or without their size and SHA-256.
     """
     try:
-        values = json.loads(raw)
-        files = {plain_path(name): dict(about) for name, about in values["files"].items()}
+        values = json_object(raw)
+        files = {plain_path(name): file_facts(about) for name, about in values["files"].items()}
         created, attempt = float(values.get("created", 0.0)), values.get("attempt", "")
         if attempt != "":
             plain_name(attempt)
         return Manifest(kind, key, created, files, dict(values["info"]), attempt, raw)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not text, not JSON, or not a manifest
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:  # not text, JSON or a manifest
         raise Damaged(
             f"the manifest of {where} is damaged: {error!r}", f"delete the folder {where}; it is made again"
         ) from error
@@ -147,12 +148,13 @@ class Verified:
 
     def _known(self, manifest: Manifest) -> dict[str, list[Any]]:
         try:
-            known: dict[str, list[Any]] = json.loads(self._note(manifest).read_text(encoding="utf-8"))
+            return {} if self._folder.is_symlink() else json_object(self._note(manifest).read_bytes())
         except (OSError, ValueError):
             return {}
-        return known
 
     def _remember(self, manifest: Manifest, stamps: dict[str, list[Any]]) -> None:
+        if self._folder.is_symlink():  # what it leads to is none of ours
+            return
         note = self._note(manifest)
         partial = note.with_name(f".{note.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
         with contextlib.suppress(OSError):  # a store that cannot be written is read all the same
@@ -229,18 +231,38 @@ class Entries(ABC):
 
     @abstractmethod
     def delete(self, kind: Kind, key: str) -> None:
-        """Delete an entry for good; killed in the middle, it leaves no entry."""
+        """Delete an entry for good; killed in the middle, it leaves no entry.
+
+        Raises:
+            ValueError: If the key is no single name: below an empty one lie all entries of the kind.
+        """
 
     @abstractmethod
     def listed(self) -> Iterator[tuple[Kind, str]]:
-        """All that is there, listed: only for `ls` and `gc`."""
+        """All that is there, listed: only for `ls` and `gc`. What has no entry's name is passed by."""
+
+    def own(self, name: str) -> Path:
+        """A folder of the store's own on this machine (`.staging`), there or not.
+
+        Raises:
+            Damaged: If it is a link.
+        """
+        folder = self.local / name
+        if folder.is_symlink():
+            raise Damaged(f"{folder} is a link, and the store does not reach beyond its folder", "remove the link")
+        return folder
 
     @contextmanager
     def staging(self, kind: Kind, key: str) -> Iterator[Path]:
-        """A folder to make a result in; gone when the block ends."""
+        """A folder to make a result in; gone when the block ends.
+
+        Raises:
+            Damaged: If `.staging` is a link.
+            UserError: If the store cannot be written.
+        """
         import shutil
 
-        folder = self.local / STAGING / f"{kind}-{key[:12]}-{here()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        folder = self.own(STAGING) / f"{kind}-{key[:12]}-{here()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             folder.mkdir(parents=True)
         except OSError as error:

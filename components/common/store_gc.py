@@ -7,6 +7,7 @@ named, and stay as well unless they are given up expressly.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.common.checkpoints import DATA
+from components.common.names import listed_parts, plain_name, plain_path
 from components.common.store import Kind, Store
 from components.common.store_entries import DAMAGED, KINDS
 from components.common.store_inventory import DAY, Held, Inventory, take_inventory
@@ -62,7 +64,9 @@ def decide(store: Store, keep_runs: int, parents: bool = False) -> list[Decision
     decisions += _beside(found)
     decisions += _files(store, found)
     decisions += [
-        Decision("sign of life", name, 0, True, "who waited for this job has gone") for name in forgotten(store.objects)
+        Decision("sign of life", name, 0, True, "who waited for this job has gone")
+        for name in forgotten(store.objects)
+        if len(listed_parts(name)) == 3
     ]
     decisions += [
         Decision("folder", str(folder), _size(folder), True, "unfinished, and nobody works in it")
@@ -120,8 +124,9 @@ def _needed_parents(found: Inventory, stay: dict[tuple[Kind, str], str]) -> dict
     """The phases that would go and from which a phase that stays descends, with the key of their child."""
     needed: dict[tuple[Kind, str], str] = {}
     for kind, key in stay:
-        child, parent = key, found.entries[kind, key].parent
-        while parent and ("phases", parent) in found.entries and ("phases", parent) not in needed:
+        child, parent, seen = key, found.entries[kind, key].parent, set[str]()  # a manifest may name itself as parent
+        while ("phases", parent) in found.entries and ("phases", parent) not in needed and parent not in seen:
+            seen.add(parent)
             if ("phases", parent) not in stay:
                 needed["phases", parent] = child
             child, parent = parent, found.entries["phases", parent].parent
@@ -153,14 +158,19 @@ def _files(store: Store, found: Inventory) -> list[Decision]:
     """What was set aside, and on S3 files that no manifest names."""
     damaged: dict[str, int] = {}
     for item in store.objects.list(DAMAGED):
-        name = "/".join(item.name.split("/")[:2])
-        damaged[name] = damaged.get(name, 0) + item.size
+        parts = listed_parts(item.name)
+        if len(parts) > 2:
+            name = "/".join(parts[:2])
+            damaged[name] = damaged.get(name, 0) + item.size
     decisions = [Decision("damaged", name, size, True, "it was made again") for name, size in damaged.items()]
     if not store.place.startswith("s3://"):
         return decisions
     makers, attempts = found.makers(), dict(_attempts(store))
     for place, (kind, key, size, age) in attempts.items():
-        entry = store.find(kind, key) if (kind, key) in found.entries else None
+        held = found.entries.get((kind, key))
+        if held is not None and held.damage:  # it goes, and all its files with it
+            continue
+        entry = None if held is None else store.find(kind, key)
         if entry is not None and place == f"{kind}/{key}/{entry.manifest.attempt}":
             continue
         if age > DAY and (kind, key) not in makers:
@@ -178,8 +188,9 @@ def _attempts(store: Store) -> Iterator[tuple[str, tuple[Kind, str, int, float]]
     sizes: dict[str, tuple[Kind, str, int, float]] = {}
     for kind in KINDS:
         for item in store.objects.list(kind):
-            _, key, attempt, *rest = item.name.split("/")
-            if rest:
+            parts = listed_parts(item.name)
+            if len(parts) > 3:
+                _, key, attempt = parts[:3]
                 place = f"{kind}/{key}/{attempt}"
                 _, _, size, age = sizes.get(place, (kind, key, 0, float("inf")))
                 sizes[place] = (kind, key, size + item.size, min(age, item.age))
@@ -194,12 +205,26 @@ def _size(folder: Path) -> int:
     return size
 
 
+def _check(store: Store, decision: Decision) -> None:
+    """See once more that a decision names one thing: below a name that lacks a part lies what nobody decided on."""
+    name = os.path.relpath(decision.name, store.root) if decision.what == "folder" else decision.name
+    folder, slash, rest = plain_path(name).partition("/")
+    if not slash:
+        raise ValueError(f"{folder!r} is no name of one thing in a store")
+    if decision.what == "entry":
+        plain_name(rest)
+
+
 def sweep(store: Store, decisions: list[Decision]) -> int:
-    """Carry decisions out; returns the bytes that are free now."""
-    freed = 0
-    for decision in decisions:
-        if not decision.goes:
-            continue
+    """Carry decisions out; returns the bytes that are free now.
+
+    Raises:
+        ValueError: If one of them names other than one thing in the store; nothing is deleted then.
+    """
+    freed, going = 0, [decision for decision in decisions if decision.goes]
+    for decision in going:
+        _check(store, decision)
+    for decision in going:
         if decision.what == "entry":
             kind, key = decision.name.split("/")
             for known in KINDS:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from components.common.errors import Damaged
-from components.common.lease import describe, surely_dead
+from components.common.lease import describe, parse_lease, surely_dead
+from components.common.names import listed_parts
+from components.common.objects_json import json_object
 from components.common.records import RUNS
 from components.common.store import Kind, Store
 from components.common.store_entries import KINDS
@@ -110,16 +111,17 @@ class Inventory:
 
 
 def take_inventory(store: Store) -> Inventory:
-    """List a store."""
+    """List a store. What has none of its names is passed by: strays of others, or S3's markers of folders (`a/`)."""
     runs = _runs(store)
     entries: dict[tuple[Kind, str], Held] = {}
     for kind, key in store.entries.listed():
         entries[kind, key] = _held(store, kind, key, runs)
     checkpoints: dict[str, tuple[list[str], int, float]] = {}
     for item in store.objects.list("checkpoints"):
-        key = item.name.split("/")[1]
-        names, size, age = checkpoints.get(key, ([], 0, float("inf")))
-        checkpoints[key] = ([*names, item.name], size + item.size, min(age, item.age))
+        parts = listed_parts(item.name)
+        if len(parts) > 2:
+            names, size, age = checkpoints.get(parts[1], ([], 0, float("inf")))
+            checkpoints[parts[1]] = ([*names, item.name], size + item.size, min(age, item.age))
     return Inventory(entries, runs, _leases(store), checkpoints)
 
 
@@ -141,13 +143,14 @@ def _held(store: Store, kind: Kind, key: str, runs: list[Run]) -> Held:
 def _runs(store: Store) -> list[Run]:
     runs: dict[str, Run] = {}
     for item in store.objects.list(RUNS):
-        _, name, *rest = item.name.split("/")
-        if len(rest) != 1 or not rest[0].endswith(".json") or rest[0].startswith("."):
+        parts = listed_parts(item.name)
+        if len(parts) != 3 or not parts[2].endswith(".json") or parts[2].startswith("."):
             continue
+        _, name, file = parts
         run = runs.setdefault(name, Run(name))
         run.quiet = min(run.quiet, item.age)
         values = _values(store, item.name)
-        if rest[0] == "run.json":
+        if file == "run.json":
             run.started = str(values.get("started", ""))
         else:
             _note(run, values)
@@ -156,7 +159,8 @@ def _runs(store: Store) -> list[Run]:
 
 def _note(run: Run, record: dict[str, Any]) -> None:
     """Add what a step's record says to its run."""
-    kind, key, about = str(record.get("kind", "")), str(record.get("key", "")), dict(record.get("info") or {})
+    kind, key, info = str(record.get("kind", "")), str(record.get("key", "")), record.get("info")
+    about = info if isinstance(info, dict) else {}
     if kind == "report":
         run.finished = True
     if kind not in KINDS:
@@ -172,20 +176,20 @@ def _note(run: Run, record: dict[str, Any]) -> None:
 def _values(store: Store, name: str) -> dict[str, Any]:
     """The object's JSON values; nothing where it went, or is damaged."""
     try:
-        values = json.loads(store.objects.read(name) or b"{}")
+        return json_object(store.objects.read(name) or b"{}")
     except ValueError:
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _leases(store: Store) -> list[Leased]:
     found = []
     for item in store.objects.list_registers("leases"):
-        _, kind, key = item.name.split("/")
-        record = store.objects.look(item.name)
+        parts = listed_parts(item.name)
+        record = store.objects.look(item.name) if len(parts) == 3 else None
         if record is None:
             continue
-        holder = json.loads(record[0])["holder"]
+        _, kind, key = parts
+        holder = parse_lease(record[0])["holder"]
         alive = holder is not None and item.age < SILENT and not surely_dead(holder)
         found.append(Leased(item.name, kind, key, describe(holder) if alive else ""))
     return found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.errors import Damaged
+from components.common.names import plain_name
 from components.common.objects import LocalObjects
 from components.common.store_entries import (
     DAMAGED,
@@ -42,11 +43,15 @@ class LocalEntries(Entries):
 
     def __init__(self, root: Path) -> None:
         self.local = root.absolute()
-        self.objects = LocalObjects(self.local)
+        self.objects: LocalObjects = LocalObjects(self.local)
         self._verified = Verified(self.local / VERIFIED)
 
     def _path(self, kind: Kind, key: str) -> Path:
-        return self.local / kind / key
+        return self.objects.path(f"{kind}/{key}")
+
+    def _broken(self) -> Path:
+        """A new name for what is to be deleted."""
+        return self.objects.path(f"{STAGING}/broken-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
     def raw_manifest(self, kind: Kind, key: str) -> bytes | None:
         """See `Entries`."""
@@ -91,7 +96,7 @@ class LocalEntries(Entries):
                     raise
             # A folder without a manifest is no result: it is set aside, never mixed with ours. Another maker may be
             # doing the same at this moment, and even have put its result there: then that goes back, and stays.
-            aside = self.local / STAGING / f"broken-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            aside = self._broken()
             with contextlib.suppress(OSError):
                 target.rename(aside)
                 if _readable(aside, kind, key):
@@ -104,7 +109,7 @@ class LocalEntries(Entries):
     def set_aside(self, kind: Kind, key: str, raw: bytes) -> str | None:
         """See `Entries`."""
         target = self._path(kind, key)
-        aside = self.local / DAMAGED / f"{kind}-{key}-{uuid.uuid4().hex[:8]}"
+        aside = self.objects.path(f"{DAMAGED}/{kind}-{key}-{uuid.uuid4().hex[:8]}")
         if self.raw_manifest(kind, key) != raw:
             return None
         aside.parent.mkdir(parents=True, exist_ok=True)
@@ -117,20 +122,22 @@ class LocalEntries(Entries):
 
     def delete(self, kind: Kind, key: str) -> None:
         """See `Entries`."""
-        aside = self.local / STAGING / f"broken-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        target, aside = self._path(kind, plain_name(key)), self._broken()
         aside.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._path(kind, key).rename(aside)
+            target.rename(aside)
         except FileNotFoundError:
             return
         shutil.rmtree(aside, ignore_errors=True)
-        (self.local / VERIFIED / f"{kind}-{key}.json").unlink(missing_ok=True)
+        self.objects.remove([f"{VERIFIED}/{kind}-{key}.json"])
 
     def listed(self) -> Iterator[tuple[Kind, str]]:
         """See `Entries`."""
         for kind in KINDS:
             for path in sorted((self.local / kind).glob(f"*/{MANIFEST}")):
-                yield kind, path.parent.name
+                name = path.relative_to(self.local).as_posix()
+                if self.objects.link(name) is None and path.is_file():
+                    yield kind, path.parent.name
 
 
 def _readable(folder: Path, kind: Kind, key: str) -> bool:

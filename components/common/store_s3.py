@@ -7,6 +7,7 @@ is copied to a folder of this machine first, verified, and kept there; deleting 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -18,7 +19,9 @@ from typing import Any
 
 from components.common.digests import digest, digest_file
 from components.common.errors import Damaged, UserError
+from components.common.names import listed_parts, plain_name
 from components.common.objects import NEW, Missing, disk_errors
+from components.common.objects_json import json_object
 from components.common.objects_s3 import S3Objects
 from components.common.store_entries import (
     DAMAGED,
@@ -214,19 +217,19 @@ class S3Entries(Entries):
 
     def delete(self, kind: Kind, key: str) -> None:
         """See `Entries`."""
-        names = [item.name for item in self.objects.list(f"{kind}/{key}")]
+        names = [item.name for item in self.objects.list(f"{kind}/{plain_name(key)}")]
         self.objects.forget(f"{kind}/{key}/{MANIFEST}")
         self.objects.remove(names)
-        for folder in (self.local / kind).glob(f"{key}-*"):
+        for folder in (self.local / kind).glob(f"{glob.escape(key)}-*"):
             self._drop(folder)
 
     def listed(self) -> Iterator[tuple[Kind, str]]:
         """See `Entries`."""
         for kind in KINDS:
             for item in self.objects.list(kind):
-                _, key, *rest = item.name.split("/")
-                if rest == [MANIFEST] and self.raw_manifest(kind, key) is not None:
-                    yield kind, key
+                parts = listed_parts(item.name)
+                if parts[2:] == [MANIFEST] and self.raw_manifest(kind, parts[1]) is not None:
+                    yield kind, parts[1]
 
 
 def _readable(ours: Manifest, raw: bytes) -> bool:
@@ -240,7 +243,6 @@ def _readable(ours: Manifest, raw: bytes) -> bool:
 def _set_aside(raw: bytes) -> bool:
     """Whether a manifest only says that the entry was set aside."""
     try:
-        values = json.loads(raw)
+        return _ASIDE in json_object(raw)
     except ValueError:
         return False
-    return isinstance(values, dict) and _ASIDE in values
