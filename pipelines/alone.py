@@ -231,7 +231,7 @@ def evaluate_alone(
     metrics = result["metrics"]
     for name in (name for name in metrics if not name.endswith((".low", ".high"))):
         interval = f"[{metrics.get(name + '.low', float('nan')):.4f}, {metrics.get(name + '.high', float('nan')):.4f}]"
-        console.print(f"{name:<40} {metrics[name]:.4f} {interval}", highlight=False, markup=False)
+        console.print(f"{name:<40} {metrics[name]:.4f} {interval}", highlight=False)
     console.print(f"wrote {out / 'metrics.json'}", highlight=False)
 
 
@@ -276,7 +276,7 @@ def report_alone(folder: Path, console: Console) -> None:
     summary = write_report(records, folder)
     with tracking_warnings(console):
         send(info, records, summary, folder)
-    console.print(f"{summary['verdict']}\nwrote {folder / 'report.html'}", highlight=False, markup=False)
+    console.print(f"{summary['verdict']}\nwrote {folder / 'report.html'}", highlight=False)
 
 
 def serve_ui(folder: Path, port: int, console: Console) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from components.common.errors import SpecError, UserError
 from pipelines import cluster_cli, store_cli, sweep_cli
+from pipelines.terminal import Terminal
 
 app = typer.Typer(
     name="phasetune",
@@ -23,8 +23,8 @@ app = typer.Typer(
 )
 app.add_typer(store_cli.app, name="store")
 # Bound to the terminal as it is now: while a run goes on, standard output is a log file.
-console = Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else 100)
-complaints = Console(file=sys.stderr, soft_wrap=True)
+console = Terminal(sys.stdout, 100)
+complaints = Terminal(sys.stderr)
 
 SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML file.", metavar="SPEC")]
 Overrides = Annotated[
@@ -63,7 +63,7 @@ def run(
     summary = run_spec(parsed, folder, console)
     console.print()
     console.print(results_table(summary), soft_wrap=False)
-    console.print(f"\n{summary['verdict']}\n", highlight=False, markup=False)
+    console.print(f"\n{summary['verdict']}\n", highlight=False)
     console.print(f"report   {folder / 'report.html'}", highlight=False)
     console.print(f"summary  {folder / 'summary.json'}", highlight=False)
     uri = summary["mlflow"]["uri"]
@@ -247,11 +247,11 @@ def _fail(error: BaseException, debug: bool) -> int:
 
 
 def _complain(error: UserError, code: int) -> int:
-    complaints.print("[bold red]error:[/] ", end="")
-    complaints.print(error.message, highlight=False, markup=False)
+    complaints.print("error: ", style="bold red", end="")
+    complaints.print(error.message, highlight=False)
     if error.remedy:
-        complaints.print("[bold]remedy:[/] ", end="")
-        complaints.print(error.remedy, highlight=False, markup=False)
+        complaints.print("remedy: ", style="bold", end="")
+        complaints.print(error.remedy, highlight=False)
     return code
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from components.common.errors import UserError
+from pipelines.terminal import Terminal
 
 if TYPE_CHECKING:
     from components.common.spec import Spec
     from pipelines.following import Known
     from pipelines.kubeflow import Kubeflow
 
-console = Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+console = Terminal(sys.stdout, 140)
 
 Host = Annotated[
     str | None, typer.Option(help="Kubeflow's address; KF_PIPELINES_ENDPOINT where absent.", metavar="URL")
@@ -67,7 +67,7 @@ def _ready(
 def _tell(notes: list[str]) -> None:
     """Say what was not checked, each thing once."""
     for note in dict.fromkeys(notes):
-        console.print(note, highlight=False, markup=False)
+        console.print(note, highlight=False)
 
 
 def submit(
@@ -102,7 +102,7 @@ def _follow(kubeflow: Kubeflow, run: str) -> None:
     from pipelines.following import follow
 
     try:
-        known = follow(kubeflow, run, lambda line: console.print(line, highlight=False, markup=False))
+        known = follow(kubeflow, run, lambda line: console.print(line, highlight=False))
     except KeyboardInterrupt:
         console.print(f"\nthe run goes on: {kubeflow.url(run)}", highlight=False)
         raise typer.Exit(130) from None
@@ -208,7 +208,7 @@ def _show_steps(known: Known) -> None:
     except Exception as error:  # boto3 has a dozen of its own for a store that is out of reach
         records = {}
         said = error.message if isinstance(error, UserError) else (str(error).splitlines() or [""])[0]
-        console.print(f"the store cannot be read from here: {said}\n", highlight=False, markup=False)
+        console.print(f"the store cannot be read from here: {said}\n", highlight=False)
     table = Table("step", "Kubeflow", "result", "seconds", "key", box=None, pad_edge=False)
     for label, state in known.steps.items():
         record = records.get(label)
@@ -227,7 +227,7 @@ def _show_rayjobs(known: Known, namespace: str | None) -> None:
     try:
         jobs = rayjobs_of(known, namespace, _KUBERNETES_PATIENCE)
     except UserError as error:
-        console.print(f"\nRayJobs: {error.message} ({error.remedy})", highlight=False, markup=False)
+        console.print(f"\nRayJobs: {error.message} ({error.remedy})", highlight=False)
         return
     for name, state in jobs:
         console.print(f"\nRayJob {name}: {state}", highlight=False)
@@ -241,4 +241,4 @@ def cancel(
     from pipelines.following import run_id
 
     kubeflow = _connect(host, namespace, token_file, ca_file)
-    cancel_wholly(kubeflow, run_id(run), namespace, lambda line: console.print(line, highlight=False, markup=False))
+    cancel_wholly(kubeflow, run_id(run), namespace, lambda line: console.print(line, highlight=False))

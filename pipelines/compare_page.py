@@ -36,15 +36,13 @@ def show(compared: Compared, console: Console) -> None:
         shown = [_written(measure, level), _written(other, beside, bare=True), whole(one.tokens)]
         table.add_row(Text(one.name), Text(one.about), *map(Text, shown))
     console.print(table, soft_wrap=False)
-    console.print(sentence(compared), highlight=False, markup=False)
+    console.print(sentence(compared), highlight=False)
     for pair in compared.pairs[:_MOST_PAIRS]:
-        console.print(
-            f"{pair.first.name} minus {pair.second.name}: {said(pair, measure)}", highlight=False, markup=False
-        )
+        console.print(f"{pair.first.name} minus {pair.second.name}: {said(pair, measure)}", highlight=False)
     if len(compared.pairs) > _MOST_PAIRS:
         console.print(f"and {len(compared.pairs) - _MOST_PAIRS} pairs more on the page", highlight=False)
     for note in compared.notes:
-        console.print(note, style="dim", highlight=False, markup=False)
+        console.print(note, style="dim", highlight=False)
 
 
 def said(pair: Pair, measure: Measure) -> str:

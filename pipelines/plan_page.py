@@ -32,7 +32,7 @@ def show_plan(spec: Spec, console: Console) -> None:
     check_inputs(spec)
     plan = make_plan(spec)
     console.print("# the resolved spec; `curriculum.phases` is the shorthand, expanded", highlight=False)
-    console.print(resolved_yaml(spec), highlight=False, markup=False)
+    console.print(resolved_yaml(spec), highlight=False)
     first = Table("step", "key", "in the store", title="before the phases", title_justify="left", box=None)
     for name, key, stored in plan.steps:
         first.add_row(name, key[:12], "yes" if stored else "no")
@@ -90,10 +90,8 @@ def _sum(plan: Plan, console: Console) -> None:
     console.print()
     if any(item.need is not None and not item.need.fits and not item.stored for item in plan.phases):
         there = min(item.need.there for item in plan.phases if item.need is not None and item.need.there is not None)
-        console.print(
-            f"[bold yellow]memory:[/] {gib(there)} can be had; where examples are as long as `max_length`, "
-            "a phase does not fit",
-            highlight=False,
-        )
+        said = f"{gib(there)} can be had; where examples are as long as `max_length`, a phase does not fit"
+        console.print("memory: ", style="bold yellow", end="")
+        console.print(said, highlight=False)
     if any(item.seconds is None and not item.stored for item in plan.phases):
         console.print("time ?: unknown until a phase of this model and method has run here", highlight=False)

@@ -26,6 +26,12 @@ _LINE_EVERY = 20.0
 """Seconds between two lines about the same work where there is no terminal."""
 
 
+def warn(console: Console, what: str) -> None:
+    """Show a warning as a line."""
+    console.print("warning: ", style="yellow", end="")
+    console.print(what, highlight=False)
+
+
 @contextmanager
 def tracking_warnings(console: Console) -> Iterator[None]:
     """Show what the tracking has to say as lines, rather than as Python's warnings."""
@@ -34,7 +40,7 @@ def tracking_warnings(console: Console) -> Iterator[None]:
         yield
     for item in caught:
         if item.category.__name__ == "TrackingWarning":
-            console.print(f"[yellow]warning:[/] {item.message}", highlight=False)
+            warn(console, str(item.message))
 
 
 @contextmanager
@@ -71,7 +77,7 @@ class Screen:
         self._waiting: dict[str, dict[str, Any]] = {}
         self._warned: set[str] = set()
         self._bars = Bars(
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -120,8 +126,7 @@ class Screen:
         if "warning" in event:
             if event["warning"] not in self._warned:
                 self._warned.add(event["warning"])
-                self._console.print("[yellow]warning:[/] ", end="")
-                self._console.print(event["warning"], highlight=False, markup=False)
+                warn(self._console, event["warning"])
         elif "failed" in event:
             if "kind" in event:
                 self.failure = UserError(event["failed"], event.get("remedy", ""))
@@ -131,7 +136,6 @@ class Screen:
             self._console.print(
                 f"  {event['step']}: waiting for {event['holder']}, which makes {event['kind']}/{event['key'][:12]}",
                 highlight=False,
-                markup=False,
             )
         elif event.get("state") == "done":
             self.steps += 1

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from components.common.errors import Damaged, UserError
+from pipelines.terminal import Terminal
 
 if TYPE_CHECKING:
     from components.common.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="See what is in a store, whether it is whole, and free its space.")
-console = Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+console = Terminal(sys.stdout, 140)
 
 Place = Annotated[
     str, typer.Option("--store", help="A folder, s3://bucket/prefix, or a spec (.yaml).", metavar="PLACE|SPEC")
@@ -55,7 +55,7 @@ def _age(seconds: float) -> str:
 
 
 def _print_json(values: Any) -> None:
-    console.print(json.dumps(values, indent=1), highlight=False, markup=False)
+    console.print(json.dumps(values, indent=1), highlight=False)
 
 
 @app.command("ls")
@@ -82,7 +82,7 @@ def list_(store: Place = USUAL, as_json: AsJson = False) -> None:
         table.add_row(held.kind, held.key[:12], *about, held.name, used)
     console.print(table)
     for (kind, key), by in makers.items():
-        console.print(f"under way: {kind}/{key[:12]} by {by}", highlight=False, markup=False)
+        console.print(f"under way: {kind}/{key[:12]} by {by}", highlight=False)
     for key, (_, size, age) in found.checkpoints.items():
         console.print(f"checkpoints of phase {key[:12]}: {_bytes(size)}, last {_age(age)} ago", highlight=False)
     total = sum(held.size for held in found.entries.values())
@@ -104,7 +104,7 @@ def verify(store: Place = USUAL, as_json: AsJson = False) -> None:
         if faults:
             damaged.append({"kind": kind, "key": key, "faults": faults})
             if not as_json:
-                console.print(f"damaged: {kind}/{key}: {'; '.join(faults)}", highlight=False, markup=False)
+                console.print(f"damaged: {kind}/{key}: {'; '.join(faults)}", highlight=False)
     if as_json:
         _print_json({"checked": checked, "damaged": damaged})
     else:
@@ -131,11 +131,11 @@ def gc(
     if not as_json:
         for decision in (decision for decision in going if decision.what != "lease"):
             line = f"{decision.what} {decision.name}  {_bytes(decision.size)}  ({decision.reason})"
-            console.print(f"{'would delete' if dry_run else 'delete'} {line}", highlight=False, markup=False)
+            console.print(f"{'would delete' if dry_run else 'delete'} {line}", highlight=False)
         for decision in decisions:
             if not decision.goes and decision.reason.startswith("parent of"):
                 line = f"{decision.name}  {_bytes(decision.size)}  ({decision.reason}; --parents deletes it)"
-                console.print(f"keep {line}", highlight=False, markup=False)
+                console.print(f"keep {line}", highlight=False)
     freed = sum(decision.size for decision in going) if dry_run else sweep(opened, decisions)
     if as_json:
         _print_json({"dry_run": dry_run, "bytes": freed, "decisions": [decision.to_dict() for decision in decisions]})

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from components.common.errors import UserError
+from pipelines.terminal import Terminal
 
 if TYPE_CHECKING:
     from components.common.spec import Spec
 
-console = Console(file=sys.stdout, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+console = Terminal(sys.stdout, 140)
 
 Overrides = Annotated[
     list[str] | None,

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from components.common.digests import digest
 from components.common.errand import INSIDE
 from components.common.errors import UserError
@@ -25,6 +23,7 @@ from components.common.step import Step, errors_said
 from pipelines.sweep_chains import Task
 from pipelines.sweep_slots import Where
 from pipelines.sweep_spec import Sweep
+from pipelines.terminal import Terminal
 
 STEP = "sweep"
 
@@ -53,7 +52,7 @@ def run(context: str, sweep: str) -> str:
     def make(folder: Path) -> dict[str, Any]:
         from pipelines.sweep import run_sweep
 
-        written = run_sweep(loaded, folder, Console(file=sys.stdout, width=140), on_nodes())
+        written = run_sweep(loaded, folder, Terminal(sys.stdout, 140), on_nodes())
         shutil.rmtree(folder / "ray-logs", ignore_errors=True)
         return {name: written[name] for name in ("trials", "phases_distinct", "phases_trained", "verdict")}
 

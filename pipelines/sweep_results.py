@@ -17,6 +17,7 @@ from pipelines.sweep_page_tree import tree_of
 from pipelines.sweep_run import SweepRun, Trial
 from pipelines.sweep_spec import Sweep
 from pipelines.sweep_verdict import CONFIDENCE, Judged, judge
+from pipelines.terminal import visible
 
 RESULTS_FILE = "sweep.json"
 STARTED = time.monotonic()
@@ -47,7 +48,7 @@ def results_of(sweep: Sweep, run: SweepRun, trials: Sequence[Trial], repeats: Se
         judged = judge(sweep, run, trials, repeats)
     except Exception as error:  # a result that cannot be read must not take the table of all others with it
         judged = Judged([f"The trials could not be compared: {_reason(error)}."], None, [], [])
-        print(f"warning: there is no verdict: {_reason(error)}", file=sys.stderr)
+        print(f"warning: there is no verdict: {visible(_reason(error))}", file=sys.stderr)
     return Results(sweep, run, trials, repeats, judged)
 
 
@@ -164,5 +165,5 @@ def write_results(results: Results, folder: Path) -> dict[str, Any]:
     try:
         write_page(written, folder)
     except Exception as error:  # the page is made of what is in sweep.json, and must not hide it
-        print(f"warning: {PAGE_FILE} could not be written: {_reason(error)}", file=sys.stderr)
+        print(f"warning: {PAGE_FILE} could not be written: {visible(_reason(error))}", file=sys.stderr)
     return written

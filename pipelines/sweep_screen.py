@@ -46,7 +46,7 @@ class SweepScreen:
         self._run: SweepRun | None = None
         self._told: set[int] = set()
         self._bars = Progress(
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -74,7 +74,7 @@ class SweepScreen:
             return
         if what in ("lost", "failed"):
             word = "was lost and is tried again" if what == "lost" else f"failed: {run.reason(trial)}"
-            self._console.print(f"  trial {trial.number}: {task.label} {word}", highlight=False, markup=False)
+            self._console.print(f"  trial {trial.number}: {task.label} {word}", highlight=False)
         total = run.planner.distinct() - run.planner.found
         self._bars.update(self._bar, completed=len(run.trained), total=total)
         for ended in run.take_ended():
@@ -86,7 +86,7 @@ class SweepScreen:
             if value is not None:
                 self._told.add(trial.number)
                 line = f"  trial {trial.number} ({described(trial.params)}): {value:.3f}"
-                self._console.print(line, highlight=False, markup=False)
+                self._console.print(line, highlight=False)
 
     def end(self, written: dict[str, Any]) -> None:
         """Show what is known."""
@@ -113,4 +113,4 @@ class SweepScreen:
             f"{time.monotonic() - self._since:.0f} s"
         )
         self._console.print(counts, highlight=False)
-        self._console.print(f"\n{written['verdict']}\n", highlight=False, markup=False)
+        self._console.print(f"\n{written['verdict']}\n", highlight=False)

@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
-from rich.markup import escape
 
 from components.common.curriculum import find_plan
 from components.common.errors import redact
@@ -36,7 +35,7 @@ from components.common.tracking_sweep import (
     TrialAbout,
     TrialEnd,
 )
-from pipelines.screen import tracking_warnings
+from pipelines.screen import tracking_warnings, warn
 from pipelines.sweep_chains import Task
 from pipelines.sweep_run import SweepRun, Trial
 from pipelines.sweep_tracking_about import sweep_about, sweep_digest, sweep_end, trial_about
@@ -217,7 +216,7 @@ class SweepTracking:
                 self._warned = True
                 reason = redact((str(error).splitlines() or [""])[0])
                 said = f"MLflow at {self._uri} does not take the sweep ({type(error).__name__}: {reason}): {_LATER}"
-                self._console.print(f"[yellow]warning:[/] {escape(said)}", highlight=False)
+                warn(self._console, said)
             raise _Away from error
 
     def _away(self) -> None:
@@ -282,7 +281,7 @@ class SweepTracking:
             end = self._do(lambda runs: self._send_end(runs, error, states))
         except _Away:
             said = f"MLflow at {self._uri} does not hold the whole sweep: the same command sends the rest"
-            self._console.print(said, highlight=False, markup=False)
+            self._console.print(said, highlight=False)
             return
         self._note(complete=end.status == "FINISHED")
 

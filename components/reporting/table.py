@@ -10,6 +10,7 @@ from components.reporting.results import curriculum_title
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 _MOST_TIERS = 3
 _NAME_WIDTH = 21
@@ -31,8 +32,8 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True, max_width=_NAME_WIDTH, overflow="ellipsis")
     for tier in tiers:
-        table.add_column(tier.replace("_", " "), justify="right", no_wrap=True)
-    table.add_column(f"all [{summary['confidence']:.0%}]".replace("[", r"\["), justify="right", no_wrap=True)
+        table.add_column(Text(tier.replace("_", " ")), justify="right", no_wrap=True)
+    table.add_column(Text(f"all [{summary['confidence']:.0%}]"), justify="right", no_wrap=True)
     for head in ("tokens", "steps", "seconds", "reused"):
         table.add_column(head, justify="right", no_wrap=True)
     for name, metrics, phases in _rows(summary):
@@ -57,15 +58,17 @@ def _rows(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Sequ
     return rows
 
 
-def _levels(measure: Measure, metrics: Mapping[str, Any], tiers: Sequence[str]) -> list[str]:
-    cells = []
+def _levels(measure: Measure, metrics: Mapping[str, Any], tiers: Sequence[str]) -> list[str | Text]:
+    from rich.text import Text
+
+    cells: list[str | Text] = []
     for part in [*tiers, ""]:
         level = measure.read(metrics, part)
         if level is None:
             cells.append("-")
             continue
         text = measure.number(level.value) + measure.sign if part else measure.level(level)
-        cells.append(text.replace("[", r"\["))
+        cells.append(Text(text))
     return cells
 
 

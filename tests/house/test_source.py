@@ -92,6 +92,19 @@ def undocumented(source) -> list[str]:
     return found
 
 
+def markup_of_others(source) -> list[str]:
+    """Ways to the terminal on which a text of others is markup: a console of rich's own, a column of its bars."""
+    found = [(line, name) for line, name in source.imports() if name.startswith("rich.markup")]
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            plain = any(keyword.arg == "markup" and ast.unparse(keyword.value) == "False" for keyword in node.keywords)
+            last = name.split(".")[-1]
+            if last in ("Console", "from_markup") or (last == "TextColumn" and not plain):
+                found.append((node.lineno, name))
+    return [f"{source.path}:{line}: {what}" for line, what in found]
+
+
 def test_nothing_runs_code_from_data(product):
     assert not [fault for source in product for fault in dangerous(source)]
 
@@ -128,6 +141,24 @@ def test_what_is_public_is_documented(product):
 )
 def test_dangers_are_seen(source_of, text, count):
     assert len(dangerous(source_of("components/a.py", text))) == count
+
+
+def test_texts_of_others_are_no_markup_on_the_terminal(product):
+    assert not [fault for source in product for fault in markup_of_others(source)]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("import rich.console\nrich.console.Console()\n", 1),
+        ("from rich.console import Console\ndef f(console: Console): pass\n", 0),
+        ("from rich.markup import escape\n", 1),
+        ("Text.from_markup('a')\nText('a')\n", 1),
+        ("TextColumn('a')\nTextColumn('a', markup=False)\nTextColumn('a', markup=True)\n", 2),
+    ],
+)
+def test_markup_is_seen(source_of, text, count):
+    assert len(markup_of_others(source_of("pipelines/a.py", text))) == count
 
 
 @pytest.mark.parametrize(

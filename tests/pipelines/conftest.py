@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from components.common.spec import Spec
 from pipelines import cli, cluster_cli, kubeflow, submitting
 from pipelines.phased import compile_pipeline
+from pipelines.terminal import Terminal
 from tests.kfp_api import server as kfp_api
 from tests.kubernetes_api.server import ApiServer
 from tests.pipelines import sweep_world
@@ -66,8 +66,8 @@ def phasetune(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]
         said = io.StringIO()
         with monkeypatch.context() as patched:
             patched.setattr(sys, "argv", ["phasetune", *arguments])
-            patched.setattr(cluster_cli, "console", Console(file=said, width=140, soft_wrap=True))
-            patched.setattr(cli, "complaints", Console(file=said, width=140, soft_wrap=True))
+            for module, name in ((cluster_cli, "console"), (cli, "console"), (cli, "complaints")):
+                patched.setattr(module, name, Terminal(said, 140))
             try:
                 cli.main()
             except SystemExit as ended:

@@ -6,14 +6,13 @@ import io
 import json
 import os
 
-from rich.console import Console
-
 from components.common.tracking_connect import connect
 from pipelines.sweep import Sweeping
 from pipelines.sweep_results import results_of, write_results
 from pipelines.sweep_run import SweepRun
 from pipelines.sweep_space import trials_of
 from pipelines.sweep_tracking import SweepTracking
+from pipelines.terminal import Terminal
 from tests.pipelines import sweep_world
 
 SPACE = {"splitting.tiers": [1, 2], "curriculum.order": "permutations"}
@@ -60,7 +59,7 @@ class Tracked:
             sweeping.new_trial(params)
         heard = io.StringIO()
         try:
-            with SweepTracking(sweeping, self.world.store, Console(file=heard, width=400)) as tracking:
+            with SweepTracking(sweeping, self.world.store, Terminal(heard, 400)) as tracking:
                 run = SweepRun(self.world.store, self.hands, False, tracking.event)
                 run.limit(None, phases)
                 tracking.begin(run)

@@ -6,7 +6,7 @@ from components.training.nodes import Courier
 
 ELSEWHERE = [
     "{out}/../secret",
-    "/etc/passwd",
+    "/no-such-folder/secret",  # an absolute one, and nobody's: where this fails, it is written and deleted
     "{out}x/secret",
     "{model}/../secret",
     "{out}/a/../../secret",

@@ -9,7 +9,7 @@ import pytest
 
 from components.common import model_bucket
 from components.common.errors import UserError
-from components.common.models import load_tokenizer, model_digest, model_folder
+from components.common.models import load_tokenizer, model_digest, model_folder, model_headers
 from components.common.objects_s3 import S3Objects
 
 LAB = model_folder("lab")
@@ -100,3 +100,18 @@ def test_what_is_no_model_is_said_plainly(s3_place, cache):
     S3Objects(s3_place).write("adapters/adapters.json", b"{}")
     with pytest.raises(UserError, match="holds adapters"):
         model_folder(f"{s3_place}/adapters")
+
+
+def test_an_adapter_beside_the_weights_is_refused_before_anything_is_fetched(s3_place, cache):
+    path = upload(s3_place, **{"adapter_config.json": b"{}"})
+    for read in (model_folder, model_digest, model_headers):
+        with pytest.raises(UserError, match=r"has an adapter \(adapter_config\.json\) beside its weights"):
+            read(path)
+    assert not (cache / "models").exists()
+
+
+@pytest.mark.parametrize("length", [3 << 30, 16])
+def test_a_header_longer_than_it_can_be_is_refused(s3_place, cache, length):
+    path = upload(s3_place, **{"model.safetensors": length.to_bytes(8, "little") + b"{}"})
+    with pytest.raises(UserError, match="is not a safetensors file: the header is longer than"):
+        model_headers(path)

@@ -99,10 +99,13 @@ def test_an_empty_part_of_a_name_costs_nothing_beside_it(s3_place, tmp_path, mon
     assert list(store.entries.listed()) == [("phases", "a" * 32), ("phases", "b" * 32)]
 
 
-@pytest.mark.parametrize("key", ["", ".", "..", "a/b", "/etc", "a\0"])
-def test_nothing_is_deleted_by_a_key_that_is_no_single_name(store, key):
+@pytest.mark.parametrize("key", ["", ".", "..", "a/b", "elsewhere", "a\0"])
+def test_nothing_is_deleted_by_a_key_that_is_no_single_name(store, key, tmp_path):
     make(store)
     before = stored(store)
+    if key == "elsewhere":  # an absolute path: one of the test's own, for where this fails, it is deleted
+        (tmp_path / key).mkdir()
+        key = str(tmp_path / key)
     with pytest.raises(ValueError, match="is no "):
         store.entries.delete("phases", key)
     for what in ("entry", "lease", "checkpoints", "damaged", "unfinished files", "sign of life"):
