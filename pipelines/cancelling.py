@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 from components.common.errors import UserError
 from components.common.records import RunInfo, RunRecords
@@ -20,6 +21,8 @@ _ENDING = 60.0
 """Seconds for which a run's end is waited for: its pods have 30 to leave."""
 _PATIENCE = 30.0
 """Seconds for which Kubernetes is asked, which a laptop may not reach."""
+_STORE_PATIENCE = 10.0
+"""Seconds for which the store is asked, likewise; once it has answered, it has its usual ones."""
 
 
 def cancel_wholly(kubeflow: Kubeflow, run: str, namespace: str | None, say: Callable[[str], None]) -> None:
@@ -32,16 +35,22 @@ def cancel_wholly(kubeflow: Kubeflow, run: str, namespace: str | None, say: Call
         say: Gets a line for each thing done.
 
     Raises:
-        UserError: If there is no such run; or, when all else is done, naming everything that could not be done.
+        UserError: If there is no such run, or it is not one of phasetune; or, when all else is done, naming everything
+            that could not be done.
     """
     known = following.Runs(kubeflow).known(run)
-    told = following.cancel(kubeflow, run)
-    say(f"{known.name}: {'told to end' if told else 'has ended or was told before'}")
+    if not known.ours:
+        raise UserError(
+            f"the run {known.name} ({run}) is not one of phasetune: nothing of it was ended",
+            f"end it on its page: {kubeflow.url(run)}",
+        )
     left = _Left()
+    told = left.unless("Kubeflow does not end it", lambda: _tell(kubeflow, known, say))
     rayjobs, jobs = _RayJobs(known, namespace, say), _Jobs(known, say)
     left.unless("its RayJobs are not looked for", rayjobs.end)
     left.unless("its jobs in Ray's cluster are not stopped", jobs.end)
-    left.unless("Kubeflow is not asked whether it has ended", lambda: _wait(kubeflow, run))
+    if told:
+        left.unless("Kubeflow is not asked whether it has ended", lambda: _wait(kubeflow, run))
     # A step that was still at work may have made another one meanwhile.
     left.unless("its RayJobs are not looked for", rayjobs.end)
     left.unless("its jobs in Ray's cluster are not stopped", jobs.end)
@@ -59,16 +68,18 @@ class _Left:
     def __init__(self) -> None:
         self.said: dict[str, str] = {}
 
-    def unless(self, what: str, act: Callable[[], None]) -> None:
-        """Do something; where it cannot be done, remember that, and do not try it again."""
+    def unless(self, what: str, act: Callable[[], None]) -> bool:
+        """Do something; returns whether it was done. What cannot be done is remembered, and not tried again."""
         if what in self.said:
-            return
+            return False
         try:
             act()
+            return True
         except UserError as error:
             self.said[what] = f"{error.message} ({error.remedy})"
         except Exception as error:  # what boto3, Ray and MLflow raise of their own for what is out of reach
             self.said[what] = (str(error).splitlines() or [type(error).__name__])[0]
+        return False
 
 
 class _RayJobs:
@@ -109,7 +120,7 @@ class _Jobs:
     """A run's jobs in Ray clusters that stand; nothing is asked where its spec uses none."""
 
     def __init__(self, known: Known, say: Callable[[str], None]) -> None:
-        self._info, self._say = known.info, say
+        self._info, self._say = None if known.info is None else _readable(known.info), say
         self._stopped: set[str] = set()
 
     def end(self) -> None:
@@ -125,11 +136,16 @@ class _Jobs:
         spec = self._info.parsed()
         if not addresses_of(spec):
             return
-        _see_store(self._info)
+        following.see_store(self._info, _STORE_PATIENCE)
         for name in cancel_on_cluster(spec, self._info.run):
             if name not in self._stopped:
                 self._say(f"stopped the job {name}")
             self._stopped.add(name)
+
+
+def _tell(kubeflow: Kubeflow, known: Known, say: Callable[[str], None]) -> None:
+    told = following.cancel(kubeflow, known.id)
+    say(f"{known.name}: {'told to end' if told else 'has ended or was told before'}")
 
 
 def _wait(kubeflow: Kubeflow, run: str) -> None:
@@ -141,27 +157,49 @@ def _end_tracking(known: Known) -> None:
     """Tell MLflow that the run has ended: a run that is cancelled writes no report, which would say so."""
     from components.common.tracking import TrackingWarning, end_parent
 
-    info = known.info
+    info = None if known.info is None else _readable(known.info)
     if info is None or not info.parsed().tracking.enabled:
         return
-    _see_store(info)
+    following.see_store(info, _STORE_PATIENCE)
     try:
         begun = RunRecords(info.store, info.run).info()
     except FileNotFoundError:  # its first step never began it, so MLflow knows nothing of it
         return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        end_parent(begun, "KILLED")
+        end_parent(_readable(begun), "KILLED")
     for one in caught:
         if issubclass(one.category, TrackingWarning):
             raise UserError(str(one.message), "end it in MLflow's page")
 
 
-def _see_store(info: RunInfo) -> None:
-    """See that a store that is a folder is on this machine: an empty answer would look as if nothing were left.
+def _readable(info: RunInfo) -> RunInfo:
+    """The run; of a spec that another version of phasetune wrote only what ending it needs: Ray clusters, tracking."""
+    try:
+        info.parsed()
+        return info
+    except ValueError:
+        pass
+    stages = {stage: _ray(_at(info.spec, "compute", stage, "ray")) for stage in ("scoring", "evaluation")}
+    tracking = {
+        "enabled": _at(info.spec, "tracking", "enabled"),
+        "experiment": _at(info.spec, "tracking", "experiment"),
+    }
+    needed = {
+        "compute": {**_ray(_at(info.spec, "compute", "ray")), **stages},
+        "tracking": {name: value for name, value in tracking.items() if value is not None},
+        "store": info.store,
+    }
+    # The name and the data are only there because a spec has them.
+    return replace(info, spec={"name": "unread", "data": {"train": [{"path": "lab://instructions"}]}, **needed})
 
-    Raises:
-        UserError: If it is not.
-    """
-    if "://" not in info.store and not Path(info.store).is_dir():
-        raise UserError(f"the store {info.store} is not on this machine", "give the command where that folder is")
+
+def _ray(place: Any) -> dict[str, str]:
+    return {"ray": place} if isinstance(place, str) and place.startswith("http") else {}
+
+
+def _at(values: Any, *keys: str) -> Any:
+    """A value within JSON values; None where it is not there."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values

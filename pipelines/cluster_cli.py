@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 console = Terminal(sys.stdout, 140)
 
 Host = Annotated[
-    str | None, typer.Option(help="Kubeflow's address; KF_PIPELINES_ENDPOINT where absent.", metavar="URL")
+    str | None,
+    typer.Option(
+        help="Kubeflow's API; KF_PIPELINES_ENDPOINT where absent. KF_PIPELINES_UI_ENDPOINT: its page, if elsewhere.",
+        metavar="URL",
+    ),
 ]
 Namespace = Annotated[str | None, typer.Option(help="Yours, where Kubeflow has several users; also that of the pods.")]
 TokenFile = Annotated[Path | None, typer.Option(help="Holds a token; KFP_TOKEN or KFP_COOKIE where absent.")]
@@ -37,8 +41,8 @@ AllowLatest = Annotated[bool, typer.Option(help="Allow an image without a tag, o
 SkipInputs = Annotated[bool, typer.Option(help="Do not look for data and models: only the cluster can reach them.")]
 Run = Annotated[str, typer.Argument(help="The id or the address that `submit` printed.", metavar="RUN")]
 
-_KUBERNETES_PATIENCE = 10.0
-"""Seconds for which `status` asks Kubernetes, which a laptop may not reach."""
+_PATIENCE = 10.0
+"""Seconds for which `status` asks Kubernetes and the store, which a laptop may not reach."""
 
 
 def _connect(host: str | None, namespace: str | None, token_file: Path | None, ca_file: Path | None) -> Kubeflow:
@@ -98,14 +102,22 @@ def submit(
 
 
 def _follow(kubeflow: Kubeflow, run: str) -> None:
-    """Follow a run to its end. A Ctrl-C stops the following, not the run."""
+    """Follow a run to its end. A Ctrl-C stops the following, not the run; nor does a token that has run out."""
     from pipelines.following import follow
+    from pipelines.kubeflow import Absent
 
     try:
         known = follow(kubeflow, run, lambda line: console.print(line, highlight=False))
     except KeyboardInterrupt:
         console.print(f"\nthe run goes on: {kubeflow.url(run)}", highlight=False)
         raise typer.Exit(130) from None
+    except Absent:
+        raise
+    except UserError as error:
+        raise UserError(
+            f"the run {run} is followed no further, and goes on: {error.message}",
+            f"{error.remedy}; then `phasetune status {run}` shows it, and its page: {kubeflow.url(run)}",
+        ) from error
     if known.state != "SUCCEEDED":
         raise UserError(
             f"the run {run} has ended: {known.state.lower()}{f' ({known.error})' if known.error else ''}",
@@ -194,6 +206,9 @@ def status(
     known = Runs(kubeflow).known(run_id(run))
     console.print(f"{known.name}: {known.state.lower()}{f' ({known.error})' if known.error else ''}", highlight=False)
     console.print(kubeflow.url(known.id), highlight=False)
+    if not known.ours:
+        console.print("it is no run of phasetune: what its steps do, its own page shows", highlight=False)
+        return
     if known.info is not None:
         console.print(f"store {known.info.store}, run {known.info.run}\n", highlight=False)
     _show_steps(known)
@@ -204,7 +219,7 @@ def _show_steps(known: Known) -> None:
     from pipelines.following import records_of
 
     try:
-        records = records_of(known)
+        records = records_of(known, _PATIENCE)
     except Exception as error:  # boto3 has a dozen of its own for a store that is out of reach
         records = {}
         said = error.message if isinstance(error, UserError) else (str(error).splitlines() or [""])[0]
@@ -225,7 +240,7 @@ def _show_rayjobs(known: Known, namespace: str | None) -> None:
     if not known.rayjobs:
         return
     try:
-        jobs = rayjobs_of(known, namespace, _KUBERNETES_PATIENCE)
+        jobs = rayjobs_of(known, namespace, _PATIENCE)
     except UserError as error:
         console.print(f"\nRayJobs: {error.message} ({error.remedy})", highlight=False)
         return

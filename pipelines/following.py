@@ -6,23 +6,29 @@ and holds what the run was told, so that nobody needs the spec again.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from components.common.errors import UserError
-from components.common.records import RunInfo, RunRecords, StepRecord, step_name
-from pipelines.kubeflow import LONGEST_PAUSE, Away, Kubeflow
+from components.common.objects import open_objects
+from components.common.records import RUNS, RunInfo, RunRecords, StepRecord, step_name
+from pipelines.kubeflow import LONGEST_PAUSE, Absent, Away, Kubeflow
 
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
+_ENDING_OR_ENDED = ENDED | {"CANCELING"}
 PLACEHOLDER = "{{$.pipeline_job_uuid}}"
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _LOOKING = 5.0
 """Seconds between two looks at a run that goes on."""
 _ENDING = 2.0
 """Seconds between two looks at a run that was told to end."""
+_ORDER = ("sweep", "prepare", "score", "split", "train", "evaluate", "report")
+"""The first words of our steps' names, in the order of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +40,9 @@ class Known:
         name: What it is called there.
         state: Kubeflow's word.
         error: Why it failed, if Kubeflow says so.
-        info: What its tasks are told; None where it is no run of phasetune.
+        info: What its tasks are told; None where it is no run of phasetune, or its version is gone.
         steps: Each step's state in words of Kubeflow, by the step's name that users see; `-` where it has none yet.
+        ours: Whether it is a run of phasetune; one whose version is gone may be.
     """
 
     id: str
@@ -44,6 +51,7 @@ class Known:
     error: str
     info: RunInfo | None
     steps: dict[str, str]
+    ours: bool = True
 
     @property
     def ended(self) -> bool:
@@ -53,7 +61,12 @@ class Known:
     @property
     def rayjobs(self) -> bool:
         """Whether it may wait for RayJobs: its spec says so, or cannot be read any more."""
-        return self.info is None or "rayjob" in self.info.parsed().compute.places
+        if self.info is None:
+            return self.ours
+        try:
+            return "rayjob" in self.info.parsed().compute.places
+        except ValueError:  # another version of phasetune wrote it
+            return True
 
 
 def run_id(text: str) -> str:
@@ -84,7 +97,8 @@ class Runs:
         missing = f"Kubeflow at {self._kubeflow.host} knows no run {run}"
         found = self._kubeflow.ask("runs", "run_service_get_run", run, missing=missing)
         pipeline = self._pipeline(found)
-        labels, context = labels_of(pipeline), context_of(pipeline)
+        info = None if pipeline is None else _info(context_of(pipeline), run)
+        labels = {} if pipeline is None or info is None else labels_of(pipeline)
         seen: dict[str, str] = {}
         for task in (found.run_details.task_details or []) if found.run_details is not None else []:
             if task.display_name in labels:
@@ -94,29 +108,26 @@ class Runs:
             name=found.display_name or run,
             state=found.state or "PENDING",
             error=(found.error.message or "") if found.error is not None else "",
-            info=None if context is None else RunInfo.from_json(context.replace(PLACEHOLDER, run)),
+            info=info,
             steps={label: seen.get(label, "-") for label in labels.values()},
+            ours=pipeline is None or info is not None,
         )
 
-    def _pipeline(self, run: Any) -> dict[str, Any]:
-        """The compiled pipeline of a run; empty where its version is gone."""
+    def _pipeline(self, run: Any) -> dict[str, Any] | None:
+        """The compiled pipeline of a run; None where its version is gone."""
         version = run.pipeline_version_reference
         if version is None or not version.pipeline_version_id:
             return dict(run.pipeline_spec or {})
         if version.pipeline_version_id not in self._versions:
-            gone = "the run's version is gone"
             try:
                 found = self._kubeflow.ask(
                     "pipelines",
                     "pipeline_service_get_pipeline_version",
                     version.pipeline_id,
                     version.pipeline_version_id,
-                    missing=gone,
                 )
-            except UserError as error:
-                if error.message != gone:
-                    raise
-                return {}
+            except Absent:
+                return None
             whole = dict(found.pipeline_spec or {})
             self._versions[version.pipeline_version_id] = whole.get("pipeline_spec", whole)
         return self._versions[version.pipeline_version_id]
@@ -132,10 +143,19 @@ def _tasks(pipeline: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def labels_of(pipeline: dict[str, Any]) -> dict[str, str]:
-    """The names that users see of a compiled pipeline's tasks, by those of the compiler; in the order of the run."""
-    labels = {name: str(task["taskInfo"]["name"]) for name, task in _tasks(pipeline)}
-    order = ("sweep", "prepare", "score", "split", "train", "evaluate", "report")
-    return dict(sorted(labels.items(), key=lambda one: (order.index(one[1].split()[0]), _natural(one[1]))))
+    """The names that users see of a compiled pipeline's tasks, by those of the compiler; in the order of the run.
+
+    There are none where it is no pipeline of ours. Steps that only another version of phasetune has come last.
+    """
+    if context_of(pipeline) is None:
+        return {}
+    labels = {name: str(task.get("taskInfo", {}).get("name", name)) for name, task in _tasks(pipeline)}
+    return dict(sorted(labels.items(), key=lambda one: (_place(one[1]), _natural(one[1]))))
+
+
+def _place(label: str) -> int:
+    first = label.partition(" ")[0]
+    return _ORDER.index(first) if first in _ORDER else len(_ORDER)
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -143,12 +163,21 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 
 def context_of(pipeline: dict[str, Any]) -> str | None:
-    """What the tasks of a compiled pipeline are told of their run, as JSON."""
+    """What the tasks of a compiled pipeline are told of their run, as JSON; None where they are told nothing."""
     for _, task in _tasks(pipeline):
-        given = task.get("inputs", {}).get("parameters", {}).get("context", {})
-        if "runtimeValue" in given:
-            return str(given["runtimeValue"]["constant"])
+        given = task.get("inputs", {}).get("parameters", {}).get("context", {}).get("runtimeValue", {}).get("constant")
+        if given is not None:
+            return str(given)
     return None
+
+
+def _info(context: str | None, run: str) -> RunInfo | None:
+    """What the tasks of a run are told, also by another version of phasetune; None where it is not from phasetune."""
+    try:
+        told = json.loads((context or "").replace(PLACEHOLDER, run))
+        return RunInfo(**{one.name: told[one.name] for one in fields(RunInfo) if one.name in told})
+    except (ValueError, TypeError):
+        return None
 
 
 def record_name(label: str) -> str:
@@ -163,17 +192,38 @@ def record_name(label: str) -> str:
     return step_name(words[0], words[1], int(words[2]), int(words[-1]))
 
 
-def records_of(known: Known) -> dict[str, StepRecord]:
+def records_of(known: Known, patience: float) -> dict[str, StepRecord]:
     """What the steps of a run left in the store, by the names that users see.
+
+    Args:
+        known: The run.
+        patience: Seconds for which the store is asked.
 
     Raises:
         UserError: If the store cannot be reached from here.
     """
     if known.info is None:
         return {}
+    see_store(known.info, patience)
     records = RunRecords(known.info.store, known.info.run)
-    found = {label: records.read(record_name(label)) for label in known.steps}
+    ours = [label for label in known.steps if _place(label) < len(_ORDER)]
+    found = {label: records.read(record_name(label)) for label in ours}
     return {label: record for label, record in found.items() if record is not None}
+
+
+def see_store(info: RunInfo, patience: float) -> None:
+    """See that the store of a run can be reached from here, before anything waits for it with its usual patience.
+
+    Args:
+        info: The run.
+        patience: Seconds for which the store is asked.
+
+    Raises:
+        UserError: If it cannot. Of a folder that is not here an empty answer would look as if nothing were left.
+    """
+    if "://" not in info.store and not Path(info.store).is_dir():
+        raise UserError(f"the store {info.store} is not on this machine", "give the command where that folder is")
+    open_objects(info.store).patient(patience).size(f"{RUNS}/{info.run}/run.json")
 
 
 def rayjobs_of(known: Known, namespace: str | None, patience: float) -> list[tuple[str, str]]:
@@ -254,13 +304,26 @@ def cancel(kubeflow: Kubeflow, run: str) -> bool:
     """Tell Kubeflow to end a run; False where it had ended or been told already.
 
     Raises:
-        UserError: If there is no such run.
+        UserError: If there is no such run, or Kubeflow does not end it.
     """
     missing = f"Kubeflow at {kubeflow.host} knows no run {run}"
-    state = kubeflow.ask("runs", "run_service_get_run", run, missing=missing).state
-    if state in ENDED or state == "CANCELING":
+
+    def state() -> str | None:
+        found: str | None = kubeflow.ask("runs", "run_service_get_run", run, missing=missing).state
+        return found
+
+    if state() in _ENDING_OR_ENDED:
         return False
-    kubeflow.ask("runs", "run_service_terminate_run", run, missing=missing)
+    try:
+        kubeflow.ask("runs", "run_service_terminate_run", run, missing=missing)
+    except Away:
+        raise
+    except UserError:
+        # It may have ended meanwhile, or been told by an attempt whose answer was lost: then the next one is refused.
+        now = state()
+        if now not in _ENDING_OR_ENDED:
+            raise
+        return now == "CANCELING"
     return True
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from components.common.errors import UserError
 
@@ -150,7 +153,12 @@ class Taken(UserError):
     """Such an object is there already."""
 
 
+class Absent(UserError):
+    """There is no such object."""
+
+
 _AWAY_REMEDY = "see that the address is that of Kubeflow Pipelines, and that this machine can reach it"
+_ABSENT_REMEDY = "Kubeflow's page lists what there is; `phasetune submit` prints the id of its run"
 _ELSEWHERE_REMEDY = f"give the address of the API, such as https://HOST/pipeline, and log in: {_TOKEN_REMEDY}"
 
 
@@ -163,7 +171,7 @@ def _in_words(error: Any, kubeflow: Kubeflow, missing: str) -> UserError:
         where = f" in the namespace {kubeflow.namespace}" if kubeflow.namespace else ""
         return UserError(f"Kubeflow at {kubeflow.host} does not allow it{where}: {said}", "check --namespace and token")
     if status == 404:
-        return UserError(missing or f"Kubeflow at {kubeflow.host} has no such thing: {said}", "`phasetune status` asks")
+        return Absent(missing or f"Kubeflow at {kubeflow.host} has no such thing: {said}", _ABSENT_REMEDY)
     if status == 409:
         return Taken(f"Kubeflow at {kubeflow.host} has one already: {said}", "choose another name")
     if status == 429 or status >= 500:
@@ -196,16 +204,14 @@ def connect(host: str | None, namespace: str | None, token_file: Path | None, ca
         ca_file: The certificates that vouch for the server, where the usual ones do not.
 
     Raises:
-        UserError: If there is no such server, it does not let us in, or it needs a namespace.
+        UserError: If there is no such server, it does not let us in, or it needs a namespace; or what is given is no
+            address, or no file of certificates.
     """
-    kfp_server_api = client()
     host = host or os.environ.get(ENDPOINT, "")
-    if not host:
-        raise UserError("which Kubeflow is meant is not said", f"give its address with `--host URL` or {ENDPOINT}")
-    if "://" not in host:
-        raise UserError(f"{host!r} is no address", f"write it in full: --host https://{host}")
-    if "@" in host:  # it would stand in every message
-        raise UserError("the address of Kubeflow holds a user or a password", _TOKEN_REMEDY)
+    _check_address(host)
+    if ca_file is not None:
+        _check_authorities(ca_file)
+    kfp_server_api = client()
     configuration = kfp_server_api.Configuration(host=host.rstrip("/"))
     if ca_file is not None:
         configuration.ssl_ca_cert = str(ca_file)
@@ -226,6 +232,35 @@ def connect(host: str | None, namespace: str | None, token_file: Path | None, ca
     if not several:
         kubeflow.namespace = None  # it refuses any
     return kubeflow
+
+
+def _check_address(host: str) -> None:
+    """See that it is an address: the client would try for long what can never answer.
+
+    Raises:
+        UserError: If it is none.
+    """
+    if not host:
+        raise UserError("which Kubeflow is meant is not said", f"give its address with `--host URL` or {ENDPOINT}")
+    if "@" in host:  # it would stand in every message
+        raise UserError("the address of Kubeflow holds a user or a password", _TOKEN_REMEDY)
+    if "://" not in host:
+        raise UserError(f"{host!r} is no address", f"write it in full: --host https://{host}")
+    try:
+        parts = urlsplit(host)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is no number, and of brackets
+        whole = False
+    if not whole or re.search(r"[\s\x00-\x1f\x7f]", host):  # urlsplit drops some of these
+        raise UserError(f"{host!r} is no address", "write it in full: --host https://HOST/pipeline")
+
+
+def _check_authorities(file: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except OSError as error:  # also what ssl says of a file that holds no certificate
+        reason = error.strerror or error
+        raise UserError(f"the certificates {file} cannot be read: {reason}", "check `--ca-file`") from error
 
 
 def _log_in(configuration: Any, token_file: Path | None) -> None:

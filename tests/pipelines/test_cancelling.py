@@ -13,9 +13,10 @@ import pytest
 from components.common import waiting
 from components.common.objects import open_objects
 from components.common.spec import Spec
-from pipelines import following
+from pipelines import following, kubeflow
 from pipelines.phased import cluster_info
 from pipelines.submitting import start, upload
+from tests.kfp_api import server as kfp_api
 from tests.kubernetes_api import server as kubernetes_api
 from tests.services.ray_jobs import TOKEN, Jobs
 
@@ -84,6 +85,36 @@ def test_cancel_ends_the_run_and_its_rayjobs_and_may_be_said_twice(server, run, 
     code, said = phasetune("cancel", run, "--host", server.url)
     assert (code, "was told before" in said) == (0, True)
     assert server.count("POST", ":terminate") == 1
+
+
+@pytest.mark.parametrize("status", [0, 503])
+def test_where_the_answer_to_the_end_is_lost_it_counts_and_the_rayjobs_go(server, run, jobs, phasetune, status):
+    server.faults.append(kfp_api.Fault("POST .*:terminate", 1, status, late=True))
+    code, said = phasetune("cancel", run, "--host", server.url)
+    assert (code, "told to end" in said) == (0, True), said
+    assert sorted(jobs.names("rayjobs")) == ["phases-b-1", "phases-c-1"]
+
+
+def test_a_run_that_ends_as_it_is_told_to_has_ended(server, run, jobs, phasetune):
+    server.script = [{}, {"state": "RUNNING"}, {"state": "SUCCEEDED"}]
+    server.faults.append(kfp_api.Fault("POST .*:terminate", 1, 400))
+    code, said = phasetune("cancel", run, "--host", server.url)
+    assert (code, "has ended or was told before" in said) == (0, True), said
+    assert sorted(jobs.names("rayjobs")) == ["phases-b-1", "phases-c-1"]
+
+
+@pytest.mark.parametrize(("status", "why"), [(403, "does not allow it"), (503, "cannot answer now")])
+def test_where_kubeflow_does_not_end_it_the_rayjobs_go_all_the_same(
+    server, run, jobs, phasetune, status, why, monkeypatch
+):
+    monkeypatch.setattr(kubeflow, "PAUSES", (0.0,))
+    server.script = []
+    server.faults.append(kfp_api.Fault("POST .*:terminate", 100, status))
+    code, said = phasetune("cancel", run, "--host", server.url)
+    assert (code, "Kubeflow does not end it: Kubeflow at" in said, why in said) == (1, True, True), said
+    assert "told to end" not in said
+    assert sorted(jobs.names("rayjobs")) == ["phases-b-1", "phases-c-1"]
+    assert f"`phasetune cancel {run}` again" in said
 
 
 def test_without_kubernetes_the_jobs_of_a_ray_cluster_are_stopped_all_the_same(server, ray, started, phasetune):

@@ -22,6 +22,7 @@ from tests.kfp_api import server as kfp_api
 from tests.kubernetes_api import server as kubernetes_api
 from tests.simulated_day import DAY, HOUR, Day, constant
 
+CONTEXT = RunInfo("cluster-1", "cluster", {}, "", "store", "", "").to_json()
 COMMAND = str(Path(sys.executable).with_name("phasetune"))
 
 
@@ -95,8 +96,9 @@ def test_a_run_whose_version_is_gone_is_shown_without_steps(cluster, server, run
 
 
 def test_an_unknown_run_is_said(cluster, server):
-    with pytest.raises(UserError, match=r"Kubeflow at http://127.* knows no run 0f8f"):
+    with pytest.raises(UserError, match=r"Kubeflow at http://127.* knows no run 0f8f") as caught:
         Runs(cluster).known("0f8fad5b-d9cb-469f-a165-70867728950e")
+    assert "`phasetune submit` prints the id of its run" in caught.value.remedy
 
 
 def test_following_says_each_change_once_and_outlasts_a_server_that_is_away(cluster, server, run):
@@ -129,7 +131,8 @@ class SimulatedKubeflow(Day):
     def ask(self, service: str, method: str, *names: str, **_: str) -> SimpleNamespace:
         self.asked += 1
         if "version" in method:
-            tasks = {f"train-{number}": {"taskInfo": {"name": f"train main {number}"}} for number in range(6)}
+            told = {"inputs": {"parameters": {"context": {"runtimeValue": {"constant": CONTEXT}}}}}
+            tasks = {f"train-{number}": {"taskInfo": {"name": f"train main {number}"}, **told} for number in range(6)}
             return SimpleNamespace(pipeline_spec={"root": {"dag": {"tasks": tasks}}})
         if self.asked % 100 == 0:
             raise Away(f"it does not answer, at {self.now}", "wait")
@@ -167,7 +170,7 @@ def test_what_the_steps_left_in_the_store_is_shown(cluster, run):
     known = Runs(cluster).known(run)
     records = RunRecords(known.info.store, known.info.run)
     records.write(StepRecord("train.main.1.s17", "phases", "abc", "uri", True, 2.0, 1.0, {}))
-    found = records_of(known)
+    found = records_of(known, 5.0)
     assert list(found) == ["train main 1 tier-1 seed 17"]
     assert found["train main 1 tier-1 seed 17"].reused
 

@@ -159,6 +159,34 @@ def test_what_is_no_kubeflow_is_said(server, monkeypatch):
         connect("kubeflow.example", None, None, None)
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["http://foo bar", "ftp://x", "http://", "http://kf:port", "http://:8888", "https:///pipeline", "http://a\nb"],
+)
+def test_what_is_no_address_is_refused_before_it_is_asked(host, monkeypatch):
+    monkeypatch.setattr(kubeflow, "PAUSES", ())
+    with pytest.raises(UserError, match="is no address") as caught:
+        connect(host, None, None, None)
+    assert "--host https://HOST/pipeline" in caught.value.remedy
+
+
+def test_an_address_without_its_scheme_shows_no_password():
+    with pytest.raises(UserError) as caught:
+        connect("ann:hunter2@kubeflow.example", None, None, None)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, "no certificate"])
+def test_authorities_that_cannot_be_read_are_noticed_at_once(server, tmp_path, text):
+    file = tmp_path / "ca.pem"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=r"the certificates .*ca.pem cannot be read") as caught:
+        connect(server.url, None, None, file)
+    assert "--ca-file" in caught.value.remedy
+    assert server.asked == []
+
+
 def test_the_command_submits_and_refuses_before_anything_is_sent(server, cluster_values, tmp_path):
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump(cluster_values))
@@ -261,6 +289,22 @@ def test_the_command_waits_and_ends_as_the_run_does(cluster, server, file, phase
     server.script = [{"state": "SUCCEEDED"}]
     code, said = phasetune("submit", file, "--host", server.url, "--wait")
     assert (code, said.splitlines()[-1]) == (0, "the run: succeeded")
+
+
+@pytest.mark.parametrize(("status", "why"), [(401, "does not know who asks"), (403, "does not allow it")])
+def test_where_kubeflow_lets_us_in_no_more_the_run_is_said_to_go_on(cluster, server, file, phasetune, status, why):
+    server.faults.append(kfp_api.Fault("GET .*/runs/", 1, status))
+    code, said = phasetune("submit", file, "--host", server.url, "--wait")
+    (run,) = server.runs
+    assert (code, why in said) == (1, True)
+    assert f"the run {run} is followed no further, and goes on" in said
+    assert f"`phasetune status {run}`" in said
+
+
+def test_a_run_that_was_deleted_while_it_was_followed_does_not_go_on(cluster, server, file, phasetune):
+    server.faults.append(kfp_api.Fault("GET .*/runs/", 1, 404))
+    code, said = phasetune("submit", file, "--host", server.url, "--wait")
+    assert (code, "knows no run" in said, "goes on" in said) == (1, True, False)
 
 
 def test_a_ctrl_c_ends_the_waiting_and_not_the_run(server, file):

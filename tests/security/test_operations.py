@@ -125,5 +125,5 @@ def test_objects_of_the_page_are_in_the_manifests():
     manifests = "\n".join(path.read_text() for path in (ROOT / "k8s").rglob("*.yaml"))
     named = set(re.findall(r"(?:deployment|cronjob|statefulset|svc)/([a-z0-9-]+)", text_of("operations.md")))
     assert named >= {"mlflow", "postgres", "store-gc"}
-    others = {"ml-pipeline", "phasetune-ray-head-svc"}  # Kubeflow's and KubeRay's services
+    others = {"ml-pipeline", "ml-pipeline-ui", "phasetune-ray-head-svc"}  # Kubeflow's and KubeRay's services
     assert {name for name in named if not re.search(rf"name: {name}\b", manifests)} == others
