@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -297,6 +297,27 @@ def serve_ui(folder: Path, port: int, console: Console) -> None:
                 f"port {port} is in use", f"choose another: `phasetune ui {folder} --port {port + 1}`"
             ) from None
     console.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
-    code = subprocess.call([*command, "--port", str(port)], env=dict(os.environ))
+    code = serve([*command, "--port", str(port)])
     if code not in (0, -2, 130):
         raise UserError(f"MLflow ended with code {code}", "its own messages are above")
+
+
+def serve(command: list[str]) -> int:
+    """Run a server until it ends, or we are asked to; it and its processes end with us, however we do.
+
+    Returns:
+        The server's exit code.
+    """
+    from components.common.leaving import HURRY, stoppable
+    from components.common.session_call import die_with_parent
+
+    with stoppable(), subprocess.Popen(command, preexec_fn=lambda: die_with_parent(signal.SIGTERM)) as server:
+        try:
+            return server.wait()
+        except BaseException:  # a Ctrl-C, which the server got as well, or a SIGTERM, which it did not
+            server.terminate()
+            try:
+                server.wait(HURRY)
+            except subprocess.TimeoutExpired:
+                server.kill()
+            raise

@@ -45,10 +45,14 @@ def resolve(target: str) -> Callable[..., Any]:
     return function
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends (Linux), so that nothing is left behind."""
+def die_with_parent(how: int = signal.SIGKILL) -> None:
+    """Ask the kernel to end this process when its parent ends (Linux), so that nothing is left behind.
+
+    Args:
+        how: The signal that it gets; SIGTERM for one that has processes of its own to end first.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
 
 
 def call(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
