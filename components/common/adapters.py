@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.common.errors import Damaged, UserError
+from components.common.model_files import ADAPTER, unusable
 from components.common.names import plain_name
+from components.common.objects_json import json_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,7 +51,7 @@ def read_stack(folder: Path) -> Stack:
     if not file.is_file():
         return Stack()
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json_object(file.read_bytes())
         merged = tuple(plain_name(name) for name in value["merged"])
         active = None if value["active"] is None else plain_name(value["active"])
         return Stack(merged, active, value.get("base"), value.get("base_name"))
@@ -99,21 +101,18 @@ def with_adapter(model: Any, folder: Path, trained: bool, name: str = "default")
         UserError: If the adapter does not fit the model.
     """
     from peft import PeftModel
-    from safetensors import SafetensorError
 
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"the adapter in {folder} has no safetensors", "save it with `save_pretrained`")
-    try:
+    with unusable(
+        f"the adapter in {folder} does not fit the model",
+        "adapters belong to the base model that they were trained on: see `model.path`",
+    ):
         # Other kinds of adapters load further models and tokenizers, which their configuration names.
-        kind = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
+        kind = json_object((folder / ADAPTER).read_bytes()).get("peft_type")
         if kind != "LORA":
             raise ValueError(f"its peft_type is {kind!r}, and only LORA can be used")
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder), name, is_trainable=trained, local_files_only=True)
             return model
         return PeftModel.from_pretrained(model, folder, name, is_trainable=trained, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"the adapter in {folder} does not fit the model: {str(error).splitlines()[0]}",
-            "adapters belong to the base model that they were trained on: see `model.path`",
-        ) from None

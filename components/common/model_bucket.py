@@ -19,6 +19,7 @@ from pathlib import Path
 
 from components.common.digests import digest
 from components.common.errors import UserError
+from components.common.model_files import header_length
 from components.common.names import plain_name
 from components.common.objects import Missing, disk_errors
 from components.common.objects_s3 import S3Objects
@@ -28,8 +29,6 @@ Marks = dict[str, tuple[int, str]]
 """By file name: bytes, and the ETag."""
 _FOLDER = "models"
 _THREADS = 4
-_LONGEST_HEADER = 100_000_000
-"""Bytes of a header that safetensors itself still reads."""
 
 
 def in_bucket(path: str) -> bool:
@@ -124,10 +123,12 @@ def _fetch(path: str, marks: Marks, target: Path, headers: bool) -> None:
             size = marks[name][0]
             if headers and name.endswith(".safetensors"):
                 objects.fetch(f"{folder}/{name}", partial / name, min(size, 8))
-                length = int.from_bytes((partial / name).read_bytes(), "little")
-                if length > min(size, _LONGEST_HEADER):
-                    raise UserError(f"{path}/{name} is not a safetensors file", "upload the model again")
-                size = min(size, 8 + length)
+                try:
+                    size = 8 + header_length((partial / name).read_bytes(), size)
+                except ValueError as error:
+                    raise UserError(
+                        f"{path}/{name} is not a safetensors file: {error}", "upload the model again"
+                    ) from None
             objects.fetch(f"{folder}/{name}", partial / name, size)
             if objects.size(f"{folder}/{name}") != marks[name]:
                 raise Missing(name)

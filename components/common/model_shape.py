@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from components.common.errors import UserError
+from components.common.model_files import header_length, read_object
+from components.common.objects_json import json_object
 
 _EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions")
 _HEADS = ("lm_head", "embed_out", "output_projection")
@@ -80,8 +81,6 @@ class ModelShape:
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of a folder's tensors by name, from the headers of its safetensors.
 
-    A safetensors file begins with eight bytes (little-endian) that give the length of a JSON header.
-
     Raises:
         UserError: If a file is not what it says.
     """
@@ -89,14 +88,24 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with file.open("rb") as stream:
-                length = int.from_bytes(stream.read(8), "little")
-                if length > file.stat().st_size:
-                    raise ValueError("the header is longer than the file")
-                header: dict[str, Any] = json.loads(stream.read(length))
-            found |= {name: tuple(value["shape"]) for name, value in header.items() if name != "__metadata__"}
-        except (ValueError, KeyError, TypeError) as error:
+                length = header_length(stream.read(8), file.stat().st_size)
+                header = json_object(stream.read(length))
+            found |= {name: _sides(value) for name, value in header.items() if name != "__metadata__"}
+        except ValueError as error:
             raise UserError(f"{file} is not a safetensors file: {error}", "copy the model again") from None
     return found
+
+
+def _sides(about: object) -> tuple[int, ...]:
+    """The shape of a tensor, by what a header says of it.
+
+    Raises:
+        ValueError: If it says none.
+    """
+    sides = about.get("shape") if isinstance(about, dict) else None
+    if not isinstance(sides, list) or not all(type(side) is int and side >= 0 for side in sides):  # True is an int too
+        raise ValueError("there is a tensor without its shape")
+    return tuple(sides)
 
 
 def target_linears(shape: ModelShape, names: list[str]) -> list[Linear]:
@@ -107,9 +116,14 @@ def target_linears(shape: ModelShape, names: list[str]) -> list[Linear]:
 
 
 def model_shape(folder: Path) -> ModelShape | None:
-    """The shape of the model in a folder; None where its configuration does not tell (an unusual architecture)."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = {**config, **(config.get("text_config") or {})}
+    """The shape of the model in a folder; None where its configuration does not tell (an unusual architecture).
+
+    Raises:
+        UserError: If its files are not what they say.
+    """
+    config = read_object(folder / "config.json")
+    within: Any = config.get("text_config")
+    config |= within if isinstance(within, dict) else {}
     shapes = tensor_shapes(folder)
 
     def size(*names: str) -> int:
@@ -121,7 +135,7 @@ def model_shape(folder: Path) -> ModelShape | None:
         return None
     embedding, head, linears = _matrices(shapes)
     experts = size("num_experts_per_tok", "num_experts_per_token") or 1
-    vocabulary = size("vocab_size") or max((shape[0] for shape in shapes.values()), default=0)
+    vocabulary = size("vocab_size") or max((shape[0] for shape in shapes.values() if shape), default=0)
     return ModelShape(
         hidden=hidden,
         layers=layers,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
 import uuid
 import warnings
@@ -14,7 +13,16 @@ from components.common.adapters import STACK, merge, read_stack, with_adapter
 from components.common.digests import digest, digest_file
 from components.common.errors import UserError
 from components.common.model_bucket import Marks, fetched, in_bucket, listed
-from components.common.names import plain_name
+from components.common.model_files import (
+    INDEX,
+    index_parts,
+    read_object,
+    refuse_adapter,
+    refuse_damaged,
+    refuse_foreign_parts,
+    refuse_named_weights,
+    unusable,
+)
 from components.common.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -29,15 +37,17 @@ DEFAULT_CHAT_TEMPLATE = (
 the tokenizer itself begins every text with a token (`<s>` of Llama), `load_tokenizer` puts that token in front."""
 
 _WEIGHTS = "*.safetensors"
-_INDEX = "model.safetensors.index.json"
 _READ = ("*.json", _WEIGHTS, "*.jinja", "*.txt", "*.model")
+_TOKENIZER = ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json")
+"""The JSON that transformers reads for a tokenizer."""
 
 
 def model_folder(path: str) -> Path:
     """The local folder of a model: `lab`, a folder, a copy of what lies in S3, or a hub id from the cache or the hub.
 
     Raises:
-        UserError: If the folder is not there, holds no safetensors, or S3 or the hub cannot be reached.
+        UserError: If the folder is not there, holds no safetensors, or an adapter beside them, or an index that names
+            other files; or if S3 or the hub cannot be reached.
     """
     if path == "lab":
         from components.lab import MODEL_FOLDER
@@ -57,34 +67,15 @@ def model_folder(path: str) -> Path:
             f"the model folder {folder} has no weights in safetensors{found}",
             "save the model with `save_pretrained(..., safe_serialization=True)`",
         )
-    _refuse_foreign_parts(folder)
+    refuse_foreign_parts(folder)
     return folder
-
-
-def _refuse_foreign_parts(folder: Path) -> None:
-    """Refuse an index that names other than safetensors of this folder.
-
-    transformers opens whatever the index names: a pickle, or a file elsewhere that the model's digest does not cover.
-    """
-    index = folder / _INDEX
-    if not index.is_file():
-        return
-    try:
-        for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
-            if not plain_name(name).endswith(".safetensors"):
-                raise ValueError(f"{name!r} is no safetensors file")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"the model's index {index} is damaged: {error!r}",
-            "copy the model again, or save it with `save_pretrained`",
-        ) from None
 
 
 def _listed(path: str) -> Marks:
     """The files of a model in S3.
 
     Raises:
-        UserError: If they are no whole model.
+        UserError: If they are no whole model, or there is an adapter beside it.
     """
     marks = listed(path, _READ)
     if STACK in marks:
@@ -92,6 +83,7 @@ def _listed(path: str) -> Marks:
             f"the model {path} holds adapters, which are not read from S3",
             "copy the folder to a disk, or merge the adapters into their model and give that",
         )
+    refuse_adapter(marks, path)
     if not any(fnmatch.fnmatchcase(name, _WEIGHTS) for name in marks):
         raise UserError(
             f"the model {path} has no weights in safetensors",
@@ -201,11 +193,8 @@ def _from_hub(model_id: str) -> Path:
 
 def _is_whole(folder: Path) -> bool:
     """Whether a folder holds a configuration, a tokenizer and every part of the weights."""
-    index = folder / _INDEX
-    if index.is_file():
-        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    else:
-        parts = {"model.safetensors"}
+    index = folder / INDEX
+    parts = index_parts(index) if index.is_file() else {"model.safetensors"}
     return all((folder / name).is_file() for name in ("config.json", "tokenizer_config.json", *parts))
 
 
@@ -246,17 +235,20 @@ def _remembered_digest(path: Path, memory: Path | None) -> str:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder, with a chat template and a padding token in any case."""
+    """The tokenizer of a model folder, with a chat template and a padding token in any case.
+
+    Raises:
+        UserError: If there is none that can be loaded, or it does not belong to the model.
+    """
     from transformers import AutoTokenizer
 
-    try:
+    refuse_damaged(folder, _TOKENIZER)
+    with unusable(
+        f"the tokenizer in {folder} cannot be loaded",
+        "the folder needs tokenizer.json (save it with `tokenizer.save_pretrained`)",
+    ):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the tokenizer in {folder} cannot be loaded: {str(error).splitlines()[0]}",
-            "the folder needs tokenizer.json (save it with `tokenizer.save_pretrained`)",
-        ) from None
-    if tokenizer.eos_token is None:
+    if tokenizer.eos_token_id is None:  # an empty token has no id either
         raise UserError(f"the tokenizer in {folder} has no eos_token", "set `eos_token` in tokenizer_config.json")
     if tokenizer.chat_template is None:
         begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
@@ -269,7 +261,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     # Some tokenizers name a padding token that the model never had. Padding is masked everywhere, so the end token
     # can serve as well.
-    if tokenizer.pad_token is None or tokenizer.pad_token_id >= tokens:
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= tokens:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -277,8 +269,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def _embedded_tokens(folder: Path) -> int:
     """Tokens that the model has embeddings for; a large number where its configuration does not say."""
     path = folder / "config.json"
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    size = config.get("vocab_size")
+    size = read_object(path).get("vocab_size") if path.is_file() else None
     return size if isinstance(size, int) else 1 << 40
 
 
@@ -310,12 +301,14 @@ def load_weights(folder: Path, spec: ModelSpec, quantize: bool = False) -> PreTr
         quantize: Whether to follow the adapter's `quantize`, which puts the model on the GPU.
 
     Raises:
-        UserError: If the architecture is unknown or the weights do not fit it.
+        UserError: If the architecture is unknown or the weights do not fit it, or as `model_folder`: transformers
+            obeys what lies there, so it is looked at again.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    refuse_damaged(folder, ("config.json", "generation_config.json"))
+    refuse_foreign_parts(folder)
     more: dict[str, Any] = {}
     if quantize and spec.adapter is not None and spec.adapter.quantize == "nf4":
         from transformers import BitsAndBytesConfig
@@ -328,7 +321,11 @@ def load_weights(folder: Path, spec: ModelSpec, quantize: bool = False) -> PreTr
             bnb_4bit_use_double_quant=True,
         )
         more["device_map"] = {"": torch.cuda.current_device()}
-    try:
+    with unusable(
+        f"the model in {folder} cannot be loaded",
+        "it must be a causal language model that transformers knows by itself",
+    ):
+        refuse_named_weights(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, spec.dtype),
@@ -339,11 +336,6 @@ def load_weights(folder: Path, spec: ModelSpec, quantize: bool = False) -> PreTr
             output_loading_info=True,
             **more,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(
-            f"the model in {folder} cannot be loaded: {str(error).splitlines()[0]}",
-            "it must be a causal language model that transformers knows by itself",
-        ) from None
     if report["missing_keys"]:  # transformers fills them with random numbers and goes on
         raise UserError(
             f"the weights in {folder} lack {len(report['missing_keys'])} tensor(s), e.g. {min(report['missing_keys'])}",
@@ -354,8 +346,12 @@ def load_weights(folder: Path, spec: ModelSpec, quantize: bool = False) -> PreTr
 
 
 def context_length(folder: Path) -> int:
-    """Tokens that the model's positions allow; a large number where its configuration names no limit."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    """Tokens that the model's positions allow; a large number where its configuration names no limit.
+
+    Raises:
+        UserError: If the configuration is damaged.
+    """
+    config = read_object(folder / "config.json")
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "seq_length"):
         if isinstance(config.get(name), int):
             return int(config[name])

@@ -228,7 +228,7 @@ def test_weights_of_another_shape_are_refused(lab_copy):
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_a_damaged_description_is_said_in_one_message(lab_copy, name):
     (lab_copy / name).write_text("{")
-    with pytest.raises(UserError, match=r"the tokenizer in .* cannot be loaded"):
+    with pytest.raises(UserError, match=rf"the model folder .* has a damaged {name}: "):
         load_tokenizer(lab_copy)
 
 
