@@ -18,7 +18,15 @@ from components.common.digests import digest
 from components.common.errand import ERRAND, Done, Errand, errand_name, failure_in
 from components.common.errors import LeaseLost, UserError
 from components.common.launcher import STOPPING, StepFailed
-from components.common.leaving import HURRY, is_retried, nobody_comes_again, run_is_ending, stoppable
+from components.common.leaving import (
+    HURRY,
+    is_retried,
+    lost_before,
+    nobody_comes_again,
+    note_lost,
+    run_is_ending,
+    stoppable,
+)
 from components.common.objects import Objects, open_objects
 from components.common.progress import heard, say
 from components.common.ray_jobs import Broken, Cluster, Refused
@@ -27,8 +35,9 @@ from components.common.store import Store
 from components.common.waiting import jobs_of, leave, note, noted
 
 ENTRYPOINT = "python -m components.common.ray_driver"
-_DIGEST, _RUN = "phasetune-digest", "phasetune-run"
-"""What a job says of itself: which result of which store it makes, and the run that started it."""
+_DIGEST, _RUN, _FAILED = "phasetune-digest", "phasetune-run", "phasetune-failed"
+"""What a job says of itself: which result of which store it makes, the run that started it, and how many attempts of
+that run had failed before. A job may work for days: their ends do not tell which of them belong together."""
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _LAST_LINES, _LONGEST = 200, 20_000
 """Lines of the log that are kept, and characters of each."""
@@ -57,9 +66,10 @@ def _until_done(errand: Errand, spec: Spec) -> Done:
     cluster, store = Cluster(spec.compute.ray), Store(spec.store)
     # Another run's job may have made it since we looked in the store.
     made = partial(_is_made, store, errand)
-    began, failed, said = time.time(), 0, ""
-    for attempt in range(1, _MOST_JOBS):
-        job = _Job(cluster, store.objects, errand, spec, errand_name(errand, attempt))
+    began, limit = time.time(), spec.compute.kubernetes.attempts
+    failed, said = lost_before(store.objects, errand)
+    for attempt in range(1, _MOST_JOBS if failed < limit else 1):
+        job = _Job(cluster, store.objects, errand, spec, errand_name(errand, attempt), failed)
         with job.left_in_order():
             if job.find_or_start(made):
                 job.wait()
@@ -69,8 +79,10 @@ def _until_done(errand: Errand, spec: Spec) -> Done:
                 continue
         if job.status == "SUCCEEDED":
             return Done(job.ours, max(0.0, job.running_since - began))
-        failed, said = failed + 1, f"the job {job.name} ended as {job.status}: {job.reason}"
-        if failed == spec.compute.kubernetes.attempts:
+        failed, said = max(failed, job.failed + 1), f"the job {job.name} ended as {job.status}: {job.reason}"
+        if job.status == "LOST":
+            note_lost(store.objects, errand, failed, said)
+        if failed >= limit:
             break
         if run_is_ending(errand.run):
             said += "; the run is being ended"
@@ -140,15 +152,18 @@ class _Job:
         status: How it ended: SUCCEEDED, FAILED, STOPPED, or LOST where the cluster forgot it.
         reason: What is known of why.
         running_since: Unix time from which its driver ran.
+        failed: How many attempts of the run that asks had failed before it.
         is_retried: Whether it had failed before we came, for this very run, and it is Kubeflow who tries again.
     """
 
-    def __init__(self, cluster: Cluster, objects: Objects, errand: Errand, spec: Spec, name: str) -> None:
+    def __init__(
+        self, cluster: Cluster, objects: Objects, errand: Errand, spec: Spec, name: str, failed: int = 0
+    ) -> None:
         self._cluster, self._objects, self._errand, self._spec = cluster, objects, errand, spec
         self._read, self._whole = 0, False
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._details: Any | None = None
-        self.name = name
+        self.name, self.failed = name, failed
         self.ours = False
         self.status, self.reason = "", ""
         self.running_since = float("inf")
@@ -178,6 +193,8 @@ class _Job:
             self._learn_again(found)
             return False
         self._details, self.ours = found, _about(found, _RUN) == self._errand.run
+        if self.ours:
+            self.failed = max(self.failed, _failed_before(found))
         return self._makes_ours(found)
 
     def _makes_ours(self, found: Any) -> bool:
@@ -190,7 +207,7 @@ class _Job:
             self.is_retried = is_retried(ended)
         if not self.is_retried:
             return
-        self.status, self.reason = "FAILED", str(found.message or "")
+        self.status, self.reason, self.failed = "FAILED", str(found.message or ""), _failed_before(found)
         try:
             self._learn()
         except UserError as error:
@@ -205,7 +222,7 @@ class _Job:
             ERRAND: self._errand.encoded(),
             "RAY_JOB_STOP_WAIT_TIME_S": str(int(STOPPING)),  # a phase saves its state first; Ray gives it 3 s
         }
-        about = {_DIGEST: digest_of(self._errand, self._spec), _RUN: self._errand.run}
+        about = {_DIGEST: digest_of(self._errand, self._spec), _RUN: self._errand.run, _FAILED: str(self.failed)}
         try:
             self._cluster.submit(self.name, ENTRYPOINT, variables, about)
         except Refused as error:
@@ -313,3 +330,8 @@ class _Job:
 def _about(found: Any, what: str) -> str | None:
     """What a job says of itself."""
     return dict(found.metadata or {}).get(what)
+
+
+def _failed_before(found: Any) -> int:
+    """How many attempts of the run that started a job had failed before."""
+    return int(_about(found, _FAILED) or 0)

@@ -14,7 +14,7 @@ from components.common.errand import Done, Errand, failure_in
 from components.common.errors import Damaged, LeaseLost, UserError
 from components.common.kubernetes_api import Cluster, connect
 from components.common.launcher import StepFailed
-from components.common.leaving import HURRY, is_retried, stoppable
+from components.common.leaving import HURRY, is_retried, lost_before, note_lost, stoppable
 from components.common.progress import say
 from components.common.rayjob_claim import find_claim, is_ending, release, take
 from components.common.rayjob_log import LogFollower
@@ -50,8 +50,10 @@ class _Sending:
         self._cluster, self._errand, self._spec = cluster, errand, spec
         self._digest = work_digest(errand, spec)
         self._claim = find_claim(cluster, errand.run)
-        self._failed: dict[int, Ending] = {}
-        """Attempts of this run that failed; those of other runs do not count."""
+        self._learned: set[int] = set()
+        """Attempts of this run whose end is known; those of other runs do not count."""
+        self._failed, self._last = lost_before(Store(spec.store).objects, errand)
+        """How many of them failed, those included that earlier pods of this step waited for; and the last one's end."""
         self._highest = 0
 
     def run(self) -> Done:
@@ -76,7 +78,7 @@ class _Sending:
             if self._result_is_there():  # however it ended: its last lines may have been cut, not its work
                 self._tidy()
                 return Done(ours, waited)
-            self._learn(int(job["metadata"]["labels"][ATTEMPT]), ending)
+            self._learn(job, ending)
 
     def _attach(self) -> Object:
         """The RayJob to wait for, which names this run as one that waits; or one that has made the result meanwhile."""
@@ -89,8 +91,8 @@ class _Sending:
                     under_way.append(job)
                 elif state is State.DONE and self._result_is_there():
                     return job
-                elif state is not State.GONE and number not in self._failed and self._just_failed(job):
-                    self._learn_again(number, ending_of(job["metadata"]["name"], state, job))
+                elif state is not State.GONE and number not in self._learned and self._just_failed(job):
+                    self._learn_again(job, ending_of(job["metadata"]["name"], state, job))
             found = self._taken(under_way[0]) if under_way else self._made()
             if found is not None:
                 self._cluster.patience = float("inf")  # it has answered: what comes now passes
@@ -101,10 +103,10 @@ class _Sending:
         ended = (job.get("status") or {}).get("endTime")
         return is_retried(datetime.fromisoformat(ended).timestamp() if ended else None) and self._claim.stands_in(job)
 
-    def _learn_again(self, attempt: int, ending: Ending) -> None:
+    def _learn_again(self, job: Object, ending: Ending) -> None:
         """As `_learn`, of what an earlier pod of this step has learned."""
         try:
-            self._learn(attempt, ending)
+            self._learn(job, ending)
         except UserError as error:
             delete = f"kubectl -n {self._cluster.namespace} delete rayjob {ending.name}"
             raise type(error)(
@@ -122,15 +124,17 @@ class _Sending:
 
     def _taken(self, job: Object) -> Object | None:
         self._compare(job)
-        found = take(self._cluster, job, self._claim)
+        found = take(self._cluster, job, self._claim, self._failed)
         if found is not None:
+            self._failed = max(self._failed, self._claim.failed_before(found))
             print(f"{self._errand.step}: waiting for the RayJob {found['metadata']['name']}", flush=True)
         return found
 
     def _made(self) -> Object | None:
         """The next attempt; None where another run was quicker."""
+        self._see_limit()  # an earlier pod may have come to it
         body = rayjob(self._errand, self._spec, self._highest + 1)
-        self._claim.put_into(body["metadata"])
+        self._claim.put_into(body["metadata"], self._failed)
         name = body["metadata"]["name"]
         made = self._cluster.create(body)
         if made is not None:
@@ -162,7 +166,7 @@ class _Sending:
         log = LogFollower(about, job["metadata"]["name"])
         return Waiting(patient, job, self._errand.step, (self._errand.kind, self._errand.key), log).until_end()
 
-    def _learn(self, attempt: int, ending: Ending) -> None:
+    def _learn(self, job: Object, ending: Ending) -> None:
         """Note that an attempt failed; raises where no other attempt is to be made.
 
         Raises:
@@ -171,8 +175,12 @@ class _Sending:
         """
         if ending.state is State.DONE:
             ending = Ending(ending.name, State.FAILED, "ended well", "its result is not in the store")
-        self._failed[attempt] = ending
+        attempt = int(job["metadata"]["labels"][ATTEMPT])
+        self._learned.add(attempt)
         self._highest = max(self._highest, attempt)
+        self._failed, self._last = max(self._failed, self._claim.failed_before(job) + 1), str(ending)
+        if ending.state is State.LOST:
+            note_lost(Store(self._spec.store).objects, self._errand, self._failed, self._last)
         told = failure_in(ending.log) or failure_in(ending.message)
         if told is not None and not isinstance(told, LeaseLost):  # of a lost lease another attempt knows better
             raise told
@@ -183,11 +191,13 @@ class _Sending:
             )
         if is_ending(self._cluster, self._claim):
             raise StepFailed(f"{ending}; the run is being ended")
-        limit = self._spec.compute.kubernetes.attempts
-        if len(self._failed) >= limit:
-            raise StepFailed(f"{len(self._failed)} RayJobs of {self._errand.step} failed; the last one, {ending}")
+        self._see_limit()
         say(warning=f"{self._errand.step}: {ending}; trying again")
         print(f"{self._errand.step}: {ending}; trying again", flush=True)
+
+    def _see_limit(self) -> None:
+        if self._failed >= self._spec.compute.kubernetes.attempts:
+            raise StepFailed(f"{self._failed} RayJobs of {self._errand.step} failed; the last one, {self._last}")
 
     def _give_up(self, job: Object) -> None:
         """Delete an attempt whose head is gone, which nobody else would end before its deadline."""

@@ -3,6 +3,9 @@
 A run of a pipeline is named in the RayJob's `ownerReferences` by its Workflow, never by a pod: pods are evicted and
 retried, and the RayJob outlives them. When every Workflow that is named there is gone, Kubernetes deletes the RayJob by
 itself. A run on a laptop has no Workflow and leaves an annotation of its own.
+
+Beside its claim a run leaves how many of its attempts had failed before: an attempt may work for days, so a pod that is
+retried cannot tell from their ends which of them belong together.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from typing import Any
 
 from components.common.digests import digest
 from components.common.kubernetes_api import Cluster
+from components.common.launcher import StepFailed
 from components.common.rayjob_pods import COMPONENT, PART_OF
+from components.common.rayjob_state import ENDED, state_of
 
 Object = dict[str, Any]
 WORKFLOW, WORKFLOW_UID, KFP_RUN = "PHASETUNE_WORKFLOW", "PHASETUNE_WORKFLOW_UID", "KFP_RUN_ID"
@@ -22,6 +27,10 @@ RUN_LABEL = "pipeline/runid"
 """The label by which KFP names the run of a Workflow."""
 _WAITS = "waits.phasetune/"
 """What annotations of runs without a Workflow begin with."""
+_FAILED = "failed.phasetune/"
+"""What annotations begin with that say how many attempts of a run had failed before."""
+_OVER = frozenset({"Succeeded", "Failed", "Error"})
+"""Phases of a Workflow that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,15 @@ class Claim:
         return _WAITS + digest(self.run)
 
     @property
+    def _failures(self) -> str:
+        """The name of the annotation that counts the run's failed attempts."""
+        return _FAILED + digest(self.uid or self.run)
+
+    def failed_before(self, job: Object) -> int:
+        """How many attempts of the run had failed when it came to wait for a RayJob."""
+        return int((job["metadata"].get("annotations") or {}).get(self._failures, 0))
+
+    @property
     def owner(self) -> Object:
         """The entry of a run with a Workflow in `ownerReferences`; it keeps nobody from deleting the Workflow."""
         return {
@@ -61,21 +79,25 @@ class Claim:
             return any(owner["uid"] == self.uid for owner in about.get("ownerReferences") or [])
         return self.annotation in (about.get("annotations") or {})
 
-    def put_into(self, about: Object) -> None:
-        """Add it to the metadata of a RayJob that is to be made."""
+    def put_into(self, about: Object, failed: int = 0) -> None:
+        """Add it to the metadata of a RayJob that is to be made, when so many attempts of the run have failed."""
+        if failed:
+            about.setdefault("annotations", {})[self._failures] = str(failed)
         if self.uid:
             about.setdefault("ownerReferences", []).append(self.owner)
         else:
             about.setdefault("annotations", {})[self.annotation] = self.run
 
-    def change(self, job: Object, stands: bool) -> Object:
+    def change(self, job: Object, stands: bool, failed: int = 0) -> Object:
         """The patch that adds it to a RayJob, or takes it away; refused by the API where the RayJob has changed."""
-        about: Object = {"resourceVersion": job["metadata"]["resourceVersion"]}
+        about: Object = {"resourceVersion": job["metadata"]["resourceVersion"], "annotations": {}}
+        if stands and failed:
+            about["annotations"][self._failures] = str(failed)
         if self.uid:
             others = [one for one in job["metadata"].get("ownerReferences") or [] if one["uid"] != self.uid]
             about["ownerReferences"] = [*others, self.owner] if stands else others
         else:
-            about["annotations"] = {self.annotation: self.run if stands else None}
+            about["annotations"][self.annotation] = self.run if stands else None
         return {"metadata": about}
 
 
@@ -85,13 +107,18 @@ def find_claim(cluster: Cluster, run: str) -> Claim:
     Args:
         cluster: The cluster.
         run: The run's id.
+
+    Raises:
+        StepFailed: If its Workflow is gone: nobody would look after a RayJob without it, and nobody waits for one.
     """
     name, uid, kfp = (os.environ.get(variable, "") for variable in (WORKFLOW, WORKFLOW_UID, KFP_RUN))
     if name and uid:
         return Claim(run, name, uid)
     if name:
         found = cluster.workflow(name)
-        return Claim(run) if found is None else Claim(run, name, found["metadata"]["uid"])
+        if found is None:
+            raise StepFailed(f"the run is being ended: its Workflow {name} is gone")
+        return Claim(run, name, found["metadata"]["uid"])
     return of_pipeline(cluster, run, kfp) or Claim(run)
 
 
@@ -109,21 +136,30 @@ def of_pipeline(cluster: Cluster, run: str, kfp: str) -> Claim | None:
 
 
 def is_ending(cluster: Cluster, claim: Claim) -> bool:
-    """Whether the Workflow of a claim is being ended or gone, so that nobody waits any more; False on a laptop."""
+    """Whether the Workflow of a claim is being ended, has ended or is gone, so that nobody waits; False on a laptop."""
     if not claim.uid:
         return False
     workflow = cluster.workflow(claim.workflow)
     if workflow is None or workflow["metadata"]["uid"] != claim.uid or workflow["metadata"].get("deletionTimestamp"):
         return True
-    spec = workflow.get("spec") or {}
+    spec, status = workflow.get("spec") or {}, workflow.get("status") or {}
+    if status.get("finishedAt") or status.get("phase") in _OVER:
+        return True
     return bool(spec.get("shutdown")) or spec.get("activeDeadlineSeconds") == 0  # the latter is how KFP ends a run
 
 
-def take(cluster: Cluster, job: Object, claim: Claim) -> Object | None:
-    """Add a claim to a RayJob; returns it as it is then, None where it is gone."""
+def take(cluster: Cluster, job: Object, claim: Claim, failed: int = 0) -> Object | None:
+    """Add a claim to a RayJob; returns it as it is then, None where it is gone.
+
+    Args:
+        cluster: The cluster.
+        job: The RayJob.
+        claim: The run's.
+        failed: How many attempts of the run have failed.
+    """
     name, uid, found = job["metadata"]["name"], job["metadata"]["uid"], job
     while not claim.stands_in(found):
-        changed = cluster.patch(name, claim.change(found, stands=True))
+        changed = cluster.patch(name, claim.change(found, True, failed))
         if changed is not None:
             return changed
         again = cluster.job(name)  # another run was quicker, or KubeRay wrote to it
@@ -149,7 +185,7 @@ def release(cluster: Cluster, name: str, claim: Claim) -> bool:
             return False
 
 
-def cancel_run(cluster: Cluster, run: str, kfp: str = "") -> list[str]:
+def cancel_run(cluster: Cluster, run: str, kfp: str = "", ended: bool = True) -> list[str]:
     """Take a run's claims away from all RayJobs: what no other run waits for is deleted.
 
     To be called when the run's steps have been told to end: a step that is still at work would make its RayJob again.
@@ -158,6 +194,7 @@ def cancel_run(cluster: Cluster, run: str, kfp: str = "") -> list[str]:
         cluster: The cluster, in the namespace of the RayJobs.
         run: The run's id, ours; empty where it is not known.
         kfp: KFP's id of it; empty for a run on a laptop.
+        ended: Whether also from those that have ended, which hold no machines and tell why.
 
     Returns:
         The names of the RayJobs that were deleted.
@@ -171,6 +208,8 @@ def cancel_run(cluster: Cluster, run: str, kfp: str = "") -> list[str]:
     deleted = []
     for job in cluster.jobs(f"{part}={name},{COMPONENT}=ray-job"):
         name = job["metadata"]["name"]
+        if not ended and state_of(job) in ENDED:
+            continue
         for claim in claims:
             if claim.stands_in(job) and release(cluster, name, claim):
                 deleted.append(name)

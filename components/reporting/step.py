@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.joining import joined
+from components.common.leaving import release_unfinished
 from components.common.progress import Progress
 from components.common.records import RunInfo, RunRecords, StepRecord, step_name
 from components.common.step import errors_said, process_started
@@ -45,6 +46,8 @@ def run(context: str) -> str:
     """
     started = process_started()
     info = joined(RunInfo.from_json(context))
+    if info.on_cluster and "rayjob" in info.parsed().compute.places:
+        release_unfinished()  # first: whatever becomes of the report, no GPU works on
     records = RunRecords(info.store, info.run)
     out = Path(info.output_dir or tempfile.mkdtemp(prefix="phasetune-report-"))
     began = time.time()

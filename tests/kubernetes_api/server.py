@@ -25,6 +25,8 @@ from tests.kubernetes_api.connection import Connection, Server
 
 Object = dict[str, Any]
 NAMESPACE, EMPTY = "phasetune", "empty"
+MERGE_PATCH = "application/merge-patch+json"
+"""The one kind of patch that is taken: claims are merged. A client that sends another must not pass unseen."""
 KINDS = {
     "rayjobs": ("/apis/ray.io/v1", "RayJob"),
     "workflows": ("/apis/argoproj.io/v1alpha1", "Workflow"),
@@ -217,6 +219,11 @@ class ApiServer:
             if method == "POST":
                 return 201, copy.deepcopy(self._create(plural, body or {}))
             if method == "PATCH":
+                kind = handler.headers.get("Content-Type", "")
+                if kind != MERGE_PATCH:
+                    raise Answer(
+                        415, "UnsupportedMediaType", f"the body of the request was in an unknown format: {kind}"
+                    )
                 return 200, copy.deepcopy(self._patch(plural, name, body or {}))
             if method == "DELETE":
                 return 200, self._delete(plural, name, (body or {}).get("preconditions") or {})

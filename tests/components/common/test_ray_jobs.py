@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from components.common import jobs_api, waiting
+from components.common import jobs_api, leaving, waiting
 from components.common.errand import ERRAND, Errand, failure_line
 from components.common.errors import DataError, LeaseLost, UserError
 from components.common.jobs_api import cancel_on_cluster, run_on_cluster
@@ -237,6 +237,51 @@ def test_what_failed_long_ago_or_for_another_run_or_was_stopped_does_not_count(c
     cluster.plans = [("FAILED", ""), ("FAILED", ""), ("SUCCEEDED", "")]
     assert run_on_cluster(errand(), spec).ours
     assert len(cluster.jobs) == 7
+
+
+def took(cluster: Jobs, seconds: float) -> None:
+    """Let every job have taken so long; the newest ended a minute ago."""
+    for age, job in enumerate(reversed(list(cluster.jobs.values()))):
+        job["end_time"] = int(1000 * (time.time() - 60 - seconds * age))
+
+
+def test_attempts_of_hours_are_limited_over_all_pods_of_a_step(cluster, spec):
+    cluster.plans = [("FAILED", "out of memory\n") for _ in range(99)]
+    for _ in range(4):
+        with pytest.raises(StepFailed, match=f"{name(3)} ended as FAILED: out of memory"):
+            run_on_cluster(errand(), spec)
+        took(cluster, 7200)
+    assert len(cluster.jobs) == 3
+    cluster.jobs[name(3)]["end_time"] -= 3_600_000  # the user has mended something, and starts the run again
+    with pytest.raises(StepFailed, match=f"{name(6)} ended"):
+        run_on_cluster(errand(), spec)
+    assert len(cluster.jobs) == 6
+
+
+def test_a_pod_that_comes_while_a_job_works_counts_those_before_it(cluster, spec, monkeypatch, stop_when):
+    monkeypatch.setenv("PHASETUNE_WORKFLOW", "wf-r1")
+    monkeypatch.setenv("KUBECONFIG", "/nonexistent")
+    cluster.plans = [("FAILED", ""), ("FAILED", ""), ("FOREVER", ""), ("FAILED", "")]
+    stop_when(lambda: f"GET /api/jobs/{name(3)}/logs/tail" in cluster.asked, signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        run_on_cluster(errand(), spec)
+    took(cluster, 7200)
+    cluster.jobs[name(3)]["then"] = "FAILED"
+    with pytest.raises(StepFailed, match=f"{name(3)} ended as FAILED"):
+        run_on_cluster(errand(), spec)
+    assert len(cluster.jobs) == 3
+
+
+def test_jobs_that_a_cluster_forgot_count_as_well(cluster, spec, monkeypatch):
+    cluster.plans = [("LOST", "")] * 99
+    for _ in range(4):
+        with pytest.raises(StepFailed, match=f"{name(3)} ended as LOST"):
+            run_on_cluster(errand(), spec)
+    assert sum(asked == "POST /api/jobs/" for asked in cluster.asked) == 3
+    monkeypatch.setattr(leaving, "_RETRIED", 0.0)  # the user starts it again long afterwards
+    with pytest.raises(StepFailed, match=f"{name(3)} ended as LOST"):
+        run_on_cluster(errand(), spec)
+    assert sum(asked == "POST /api/jobs/" for asked in cluster.asked) == 6
 
 
 def test_a_retried_pod_is_told_the_same_and_the_user_tries_again_later(cluster, spec):

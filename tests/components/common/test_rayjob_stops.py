@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from components.common.errand import run_errand
+from components.common.launcher import StepFailed
 from tests.kubernetes_api import kuberay as rayjobs
 from tests.kubernetes_api.kuberay import FIRST
 
@@ -43,6 +44,29 @@ def test_a_run_that_is_being_ended_takes_its_rayjob_along(kuberay, spec, monkeyp
     with pytest.raises(SystemExit):
         run_errand(rayjobs.errand_of(), spec)
     assert kuberay.server.names("rayjobs") == []
+
+
+def test_a_run_that_has_failed_takes_its_rayjob_along(kuberay, spec, monkeypatch, stop_when) -> None:
+    rayjobs.pipeline(monkeypatch, kuberay.server, "r1")
+
+    def fails() -> bool:
+        there = waits(kuberay.server)()
+        if there:
+            kuberay.server.change("workflows", "wf-r1", {"status": {"phase": "Failed"}})
+        return there
+
+    stop_when(fails, signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        run_errand(rayjobs.errand_of(), spec)
+    assert kuberay.server.names("rayjobs") == []
+
+
+def test_a_pod_whose_workflow_is_gone_makes_no_rayjob(kuberay, spec, monkeypatch) -> None:
+    monkeypatch.setenv("PHASETUNE_WORKFLOW", "wf-gone")
+    monkeypatch.setenv("KFP_RUN_ID", "r9")
+    with pytest.raises(StepFailed, match="the run is being ended"):
+        run_errand(rayjobs.errand_of(), spec)
+    assert not kuberay.server.asked("POST")
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
