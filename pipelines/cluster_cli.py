@@ -39,6 +39,12 @@ Experiment = Annotated[
 AllowLocal = Annotated[bool, typer.Option(help="Allow paths that only this machine has.")]
 AllowLatest = Annotated[bool, typer.Option(help="Allow an image without a tag, or with `latest`.")]
 SkipInputs = Annotated[bool, typer.Option(help="Do not look for data and models: only the cluster can reach them.")]
+Cron = Annotated[
+    str | None,
+    typer.Option(
+        help='When: six fields, seconds first, as "0 0 2 * * *"; in UTC, unless Kubeflow has another time zone.'
+    ),
+]
 Run = Annotated[str, typer.Argument(help="The id or the address that `submit` printed.", metavar="RUN")]
 
 _PATIENCE = 10.0
@@ -127,7 +133,7 @@ def _follow(kubeflow: Kubeflow, run: str) -> None:
 
 def schedule(
     spec: Annotated[str, typer.Argument(help="The spec, a YAML file; or `ls`, which lists.", metavar="SPEC|ls")] = "",
-    cron: Annotated[str | None, typer.Option(help='When: six fields, seconds first, as "0 0 2 * * *".')] = None,
+    cron: Cron = None,
     name: Annotated[str | None, typer.Option(help="The schedule's name; one of each.")] = None,
     host: Host = None,
     overrides: Overrides = None,
@@ -155,7 +161,7 @@ def schedule(
     if spec == "ls":
         _list_schedules(_connect(host, namespace, token_file, ca_file))
         return
-    if name is None:
+    if name is None or not name.strip():
         raise UserError("which schedule is meant is not said", "give it a name: --name nightly")
     if pause + resume + delete > 1:
         raise UserError("--pause, --resume and --delete exclude each other", "give one of them")
@@ -180,8 +186,8 @@ def schedule(
     kubeflow = _connect(host, namespace, token_file, ca_file)
     version = upload(kubeflow, parsed, allow_local, compiled)
     where = experiment or parsed.tracking.experiment
-    done = scheduling.apply(kubeflow, name, parsed, version, timing, where, runs)
-    state = "" if runs is None else ", started" if runs else ", paused"
+    done, fires = scheduling.apply(kubeflow, name, parsed, version, timing, where, runs)
+    state = ("" if fires else " (paused)") if runs is None else ", started" if runs else ", paused"
     console.print(f"{name}: {done}{state}, version {version.name}", highlight=False)
 
 
@@ -190,9 +196,10 @@ def _list_schedules(kubeflow: Kubeflow) -> None:
 
     table = Table("name", "cron", "window", "state", "version", box=None, pad_edge=False)
     for one in sorted(schedules(kubeflow), key=lambda one: one.name):
-        edges = (one.timing.begins, one.timing.ends)
+        version, timing, *_ = one.content
+        edges = (timing.begins, timing.ends)
         window = "/".join("" if edge is None else edge.isoformat() for edge in edges) if any(edges) else "-"
-        table.add_row(one.name, one.timing.cron, window, "started" if one.started else "paused", one.version)
+        table.add_row(one.name, timing.cron, window, "started" if one.started else "paused", version)
     console.print(table)
 
 

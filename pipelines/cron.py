@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 from components.common.errors import UserError
 
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 _LENGTHS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+_FIRST, _LAST = (edge.replace(tzinfo=UTC) for edge in (datetime(1, 1, 2), datetime(9999, 12, 31)))
+"""Time zones move no moment between them out of the calendar."""
 _REMEDY = 'give six fields, "SECOND MINUTE HOUR DAY MONTH WEEKDAY", such as "0 0 2 * * *" for two at night'
 
 
@@ -90,11 +92,31 @@ def checked(cron: str) -> str:
     except ValueError as error:
         raise UserError(f"the schedule {cron!r}: {error}", _REMEDY) from None
     days, months = values[3], values[4]
-    # Where both days are restricted, either of them is enough.
-    by_weekday = fields[5][0] not in "*?" and fields[3][0] not in "*?"
-    if not by_weekday and all(min(days) > _LENGTHS[month - 1] for month in months):
+    if not _either_day(fields) and all(min(days) > _LENGTHS[month - 1] for month in months):
         raise UserError(f"the schedule {cron!r} names a day that its months do not have", _REMEDY)
     return " ".join(fields)
+
+
+def _either_day(fields: list[str]) -> bool:
+    """Whether one of the two days is enough: where both are restricted."""
+    return fields[5][0] not in "*?" and fields[3][0] not in "*?"
+
+
+def fires(cron: str, begins: datetime, ends: datetime) -> bool:
+    """Whether a checked schedule has a day within a window.
+
+    Days of every time zone count, as in which one Kubeflow reads the schedule is not known here.
+    """
+    fields = cron.split()
+    days, months, weekdays = (field.values(text) for field, text in list(zip(_FIELDS, fields, strict=True))[3:])
+    together = any if _either_day(fields) else all
+    # From UTC-12 to UTC+14.
+    first = (max(begins, _FIRST) - timedelta(hours=12)).toordinal()
+    last = (min(ends, _LAST) + timedelta(hours=14)).toordinal()
+    return any(
+        day.month in months and together((day.day in days, day.isoweekday() % 7 in weekdays))
+        for day in map(date.fromordinal, range(first, last + 1))
+    )
 
 
 def window(text: str) -> tuple[datetime | None, datetime | None]:
@@ -111,7 +133,7 @@ def window(text: str) -> tuple[datetime | None, datetime | None]:
         raise UserError(f"the window {text!r} is not FROM/TO", remedy)
     try:
         began, ends = (_moment(one) for one in (first, last))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UserError(f"the window {text!r}: {error}", remedy) from None
     if began is not None and ends is not None and began >= ends:
         raise UserError(f"the window {text!r} ends before it begins", remedy)

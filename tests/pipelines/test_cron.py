@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from components.common.errors import UserError
-from pipelines.cron import checked, window
+from pipelines.cron import checked, fires, window
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,29 @@ def test_windows_are_in_utc_and_open_at_either_end():
     assert window("/2050-03-01") == (None, datetime(2050, 3, 1, tzinfo=UTC))
 
 
-@pytest.mark.parametrize("text", ["", "/", "2050-01-01", "tomorrow/", "2050-03-02/2050-03-01", "/2001-01-01"])
+@pytest.mark.parametrize(
+    ("cron", "begins", "ends", "expected"),
+    [
+        ("0 0 2 1 1 *", (2050, 2, 1), (2050, 3, 31), False),
+        ("0 0 2 1 1 *", (2050, 2, 1), (2051, 1, 2), True),
+        ("0 0 2 29 2 ?", (2050, 1, 1), (2051, 12, 31), False),
+        ("0 0 2 29 2 ?", (2050, 1, 1), (2052, 3, 31), True),
+        ("0 0 2 ? * SAT", (2050, 1, 3), (2050, 1, 6), False),  # a Monday to a Thursday
+        ("0 0 2 * * 5-6", (2050, 1, 3), (2050, 1, 8), True),
+        ("0 0 2 13 * FRI", (2050, 1, 3), (2050, 1, 7), True),  # either of two restricted days is enough
+        ("0 0 2 13 * FRI", (2050, 1, 3), (2050, 1, 5), False),
+        ("0 0 2 1 1 *", (2050, 1, 2), (2050, 1, 4), True),  # it may still be the first in Honolulu
+        ("0 0 2 1 1 *", (2050, 12, 1), (2050, 12, 31, 12), True),  # and be it already in Auckland
+        ("0 0 2 * * *", (9999, 12, 31), (9999, 12, 31, 23), True),
+    ],
+)
+def test_whether_a_window_has_a_day_on_which_it_fires(cron, begins, ends, expected):
+    assert fires(checked(cron), datetime(*begins, tzinfo=UTC), datetime(*ends, tzinfo=UTC)) is expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/", "9999-12-31T23:00:00-05:00/", "2050-01-01", "tomorrow/", "2050-03-02/2050-03-01", "/2001-01-01"]
+)
 def test_windows_that_are_none(text):
     with pytest.raises(UserError):
         window(text)

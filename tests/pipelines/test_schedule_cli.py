@@ -74,6 +74,19 @@ def test_with_a_spec_pause_makes_it_and_never_lets_it_fire(schedule, server, fil
     assert only(server)["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * *"
 
 
+def test_what_stays_paused_says_so(schedule, file):
+    schedule(file, "--cron", CRON, "--name", "n", "--pause")
+    assert schedule(file, "--cron", CRON, "--name", "n")[1].startswith("n: unchanged (paused), version ")
+    assert schedule(file, "--cron", "0 0 3 * * *", "--name", "n")[1].startswith("n: replaced (paused), version ")
+    schedule("--resume", "--name", "n")
+    assert schedule(file, "--cron", "0 0 3 * * *", "--name", "n")[1].startswith("n: unchanged, version ")
+
+
+def test_the_help_says_in_which_time_zone_the_cron_is(schedule, capsys):
+    schedule("--help")
+    assert "UTC" in capsys.readouterr().out
+
+
 def test_with_a_spec_resume_lets_it_fire_as_that_says(schedule, server, file):
     schedule(file, "--cron", CRON, "--name", "n", "--pause")
     assert schedule(file, "--cron", "0 0 3 * * *", "--name", "n", "--resume")[1].startswith("n: replaced, started")
@@ -86,6 +99,8 @@ def test_with_a_spec_resume_lets_it_fire_as_that_says(schedule, server, file):
     ("arguments", "said"),
     [
         (("SPEC", "--cron", CRON), "which schedule is meant is not said"),
+        (("SPEC", "--cron", CRON, "--name", ""), "which schedule is meant is not said"),
+        (("--name", " ", "--delete"), "which schedule is meant is not said"),
         (("SPEC", "--name", "n"), "a schedule needs a spec and a time"),
         (("SPEC", "--name", "n", "--pause"), "a schedule needs a spec and a time"),
         (("--cron", CRON, "--name", "n", "--pause"), "a schedule needs a spec and a time"),
@@ -93,6 +108,7 @@ def test_with_a_spec_resume_lets_it_fire_as_that_says(schedule, server, file):
         (("SPEC", "--cron", CRON, "--name", "n", "--delete"), "--delete takes no spec"),
         (("SPEC", "--cron", "0 2 * * *", "--name", "n"), "has five fields"),
         (("SPEC", "--cron", CRON, "--name", "n", "--window", "2001-01-01/2002-01-01"), "is over"),
+        (("SPEC", "--cron", "0 0 2 1 1 *", "--name", "n", "--window", "2050-02-01/2050-03-01"), "no day of the window"),
         (("SPEC", "--cron", CRON, "--name", "n", "--set", "data.train.0.path=lab://nothing"), "lab://nothing"),
         (("SPEC", "--cron", CRON, "--name", "n", "--set", "store=/runs"), "a cluster cannot see these places"),
     ],
