@@ -19,7 +19,7 @@ import pytest
 
 import components
 from components.common.errors import DataError, SpecError, UserError
-from components.common.launcher import SESSION, StepFailed, launch, session
+from components.common.launcher import SESSION, StepFailed, _exchange, launch, session
 
 DRIVER = """
 import json, os, sys
@@ -286,6 +286,31 @@ def alive(processes):
         except psutil.NoSuchProcess:
             continue
     return left
+
+
+JOINS = """
+import sys, ray
+ray.init(address=sys.argv[1], _node_ip_address="127.0.0.1", logging_level=50)
+print("in:", ray.get(ray.remote(lambda: 1).remote()))
+"""
+
+
+@pytest.mark.proof
+def test_ray_wants_the_token_of_its_own_run(tmp_path):
+    """Another user of the machine reaches its ports, and is let in neither with another token nor without one."""
+    with session(tmp_path / "logs"):
+        variables = {name: value for name, value in os.environ.items() if name.startswith(("RAY_", "PHASETUNE_"))}
+        address = json.loads(_exchange(os.environ[SESSION], {"op": "ray", "environment": variables}, []))["address"]
+        others = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+        others["HOME"] = str(tmp_path)
+        for changed, let_in in [
+            ({"RAY_AUTH_MODE": "disabled"}, False),
+            ({"RAY_AUTH_TOKEN": "f" * 64}, False),
+            ({"RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}, True),
+        ]:
+            command = [sys.executable, "-c", JOINS, address]
+            done = subprocess.run(command, env={**others, **changed}, capture_output=True, text=True, timeout=120)
+            assert ("in: 1" in done.stdout) == let_in, done.stdout + done.stderr
 
 
 def test_ray_listens_on_loopback_only_and_nothing_outlives_a_killed_driver(inside, tmp_path):
