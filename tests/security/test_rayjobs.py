@@ -16,7 +16,11 @@ COMPUTE = {
     "ray": "rayjob",
     "workers": [2, 4],
     "gpus_per_worker": 1,
-    "kubernetes": {"queue": None, "image": "registry.example/phasetune:1", "environment": {"HOSTILE": EVIL}},
+    "kubernetes": {
+        "queue": None,
+        "image": "registry.example/phasetune:1",
+        "environment": {"HOSTILE": EVIL.replace("{{", "{")},  # a spec with `{{` there is refused
+    },
 }
 VALUES = {
     "name": "evil",

@@ -134,6 +134,15 @@ def test_names_that_reach_the_cluster_are_plain(text, key, build):
     assert ".".join(map(str, refused.value.errors()[0]["loc"])).startswith(key)
 
 
+def test_a_variable_of_pods_is_no_placeholder():
+    """Argo reads the pods of a pipeline; Kubernetes's own `$(NAME)` is what users may want there."""
+    for text in (text for text in EVIL if "{{" in text):
+        with pytest.raises(ValidationError, match=r"environment\.A holds `\{\{`"):
+            Spec.model_validate(
+                VALUES | {"data": {"train": []}, "compute": {"kubernetes": {"environment": {"A": text}}}}
+            )
+
+
 @pytest.mark.parametrize("text", ["x\n", "a\nb", "-a", "a/../b", "ä"])
 def test_a_name_with_a_line_end_is_no_name(text):
     with pytest.raises(ValidationError, match="name"):
