@@ -171,6 +171,7 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, where: Where | None 
             written = write_results(results, folder)
             tracking.results(written)
             screen.end(written)
+    store.clear_staging()  # a trainer outlives its killed step by a moment, in which it may write there once more
     return written
 
 

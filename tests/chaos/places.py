@@ -113,7 +113,8 @@ class Place:
 
     def nothing_unfinished(self) -> None:
         """No staging folder and no checkpoint, whole or in parts, is left in the store."""
-        assert list(self.folder.rglob(".staging/*")) == []
+        staged = list(self.folder.rglob(".staging/*"))
+        assert staged == [], [(path.name, sorted(item.name for item in path.rglob("*"))) for path in staged]
         assert self.names("checkpoints") == [], self.checkpoints()
 
     def processes(self) -> list[psutil.Process]:

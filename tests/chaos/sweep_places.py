@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -99,6 +100,10 @@ class SweepPlace:
             found += [one for one in self.place.processes() if one.pid == (about.get("holder") or {}).get("pid")]
         return found
 
+    def staged(self, pid: int) -> list[Path]:
+        """The folders in which a process makes results."""
+        return list(self.place.store.glob(f".staging/*-{pid}-*"))
+
     def watchers(self) -> list[psutil.Process]:
         """Tune's trials."""
         return list(self.place.named("ray::ImplicitFunc"))
@@ -107,7 +112,8 @@ class SweepPlace:
         """Wait until a phase has been trained and another one is under way; returns who holds its lease."""
 
         def under_way() -> psutil.Process | None:
-            return next(iter(self.holders()), None) if self.phases() else None
+            # A finished phase's lease is still held for a moment, when its folder is in its place already.
+            return next((one for one in self.holders() if self.staged(one.pid)), None) if self.phases() else None
 
         holder: psutil.Process = self.place.until(process, under_way, "a phase that is under way")
         return holder

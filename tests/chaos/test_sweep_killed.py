@@ -61,10 +61,17 @@ def test_a_trial_is_killed(sweep_ready, calm_sweep, kind):
 
 
 def test_the_process_that_holds_a_lease_is_killed(sweep_ready, calm_sweep):
-    """Its phase is tried again, and goes on from its last checkpoint; the user has nothing to do."""
+    """Its phase is tried again, and goes on from its last checkpoint; the user has nothing to do.
+
+    Its trainer, another process, ends a moment later and may write into the folder that is being cleared away.
+    """
     there = sweep_ready("grid")
     process = there.start()
-    there.training(process).kill()
+    holder = there.training(process)
+    (staging,) = there.staged(holder.pid)
+    holder.kill()
+    there.place.until(process, lambda: not staging.exists(), "the removal of what the killed process was at")
+    (staging / "model").mkdir(parents=True)
     out = there.finish(process)
     assert "was lost and is tried again" in out
     assert there.results()["phases_trained"] == there.results()["phases_distinct"]
