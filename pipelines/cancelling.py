@@ -54,7 +54,8 @@ def cancel_wholly(kubeflow: Kubeflow, run: str, namespace: str | None, say: Call
     # A step that was still at work may have made another one meanwhile.
     left.unless("its RayJobs are not looked for", rayjobs.end)
     left.unless("its jobs in Ray's cluster are not stopped", jobs.end)
-    left.unless("MLflow is not told of the end", lambda: _end_tracking(known))
+    if told:
+        left.unless("MLflow is not told of the end", lambda: _end_tracking(known))
     if left.said:
         raise UserError(
             "the run is not wholly ended:\n" + "\n".join(f"  {what}: {why}" for what, why in left.said.items()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 
+# The user name, up to the last @ where a password follows it: a password may hold @ and / unquoted.
 _CREDENTIALS = re.compile(r"://(?:[^/\s:]*:\S*|[^/\s]*)@")
 
 

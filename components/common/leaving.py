@@ -19,6 +19,7 @@ from components.common.errors import UserError
 from components.common.kubernetes_api import connect
 from components.common.launcher import StepFailed
 from components.common.objects import Objects
+from components.common.objects_json import json_object
 from components.common.rayjob_claim import KFP_RUN, WORKFLOW, cancel_run, find_claim, is_ending
 from components.common.records import RUNS
 
@@ -73,8 +74,10 @@ def note_lost(objects: Objects, errand: Errand, failed: int, said: str) -> None:
 def lost_before(objects: Objects, errand: Errand) -> tuple[int, str]:
     """How many attempts of the run had failed when one was lost, and what was said of it; (0, "") long afterwards."""
     data = objects.read(_lost(errand))
-    values = {} if data is None else json.loads(data)
-    return (values["failed"], values["said"]) if values and is_retried(values["ended"]) else (0, "")
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # what is damaged tells nothing
+        values = {} if data is None else json_object(data)
+        return (int(values["failed"]), str(values["said"])) if is_retried(float(values["ended"])) else (0, "")
+    return 0, ""
 
 
 def _lost(errand: Errand) -> str:

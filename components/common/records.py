@@ -7,12 +7,16 @@ listed: the report knows from the spec which steps there should be, and says whi
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from components.common.curriculum import MAIN
+from components.common.errors import Damaged
 from components.common.objects import open_objects
+from components.common.objects_json import json_object
 from components.common.spec import Spec
 
 RUNS = "runs"
@@ -144,17 +148,34 @@ class RunRecords:
 
         Raises:
             FileNotFoundError: If there is no such run.
+            Damaged: If its record is not what was written.
         """
         data = self._objects.read(self._name("run"))
         if data is None:
             raise FileNotFoundError(f"there is no record of the run {self._run} in {self._objects.place}")
-        return RunInfo.from_json(data.decode())
+        with self._readable("run"):
+            return RunInfo(**json_object(data))
 
     def write(self, record: StepRecord) -> None:
         """Record a step; a repeated step replaces its record."""
         self._write(record.step, json.dumps(asdict(record), sort_keys=True))
 
     def read(self, step: str) -> StepRecord | None:
-        """A step's record, or None where the step has not finished."""
+        """A step's record, or None where the step has not finished.
+
+        Raises:
+            Damaged: If it is not what was written.
+        """
         data = self._objects.read(self._name(step))
-        return None if data is None else StepRecord(**json.loads(data))
+        with self._readable(step):
+            return None if data is None else StepRecord(**json_object(data))
+
+    @contextmanager
+    def _readable(self, step: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError) as error:  # no JSON, or the names of another version
+            where = f"{self._objects.place}/{self._name(step)}"
+            raise Damaged(
+                f"the record {where} is damaged: {error}", "run the same command again: it writes new ones"
+            ) from None

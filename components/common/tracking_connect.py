@@ -30,7 +30,6 @@ _QUIET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
-# The user name, up to the last @ where a password follows it: a password may hold @ and / unquoted.
 
 
 class TrackingWarning(UserWarning):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from components.common.errors import UserError
+from components.common.names import listed_parts
 from components.common.objects import Objects
 
 FOLDER = "waiting"
@@ -39,8 +40,8 @@ def leave(objects: Objects, job: str, run: str) -> bool:
 
 def jobs_of(objects: Objects, run: str) -> list[str]:
     """The jobs that a run waits for, or waited for when it was killed."""
-    places = [item.name.split("/") for item in objects.list(FOLDER)]
-    return sorted(job for _, job, who in places if who == run)
+    places = (listed_parts(item.name) for item in objects.list(FOLDER))
+    return sorted(parts[1] for parts in places if len(parts) == 3 and parts[2] == run)
 
 
 def forgotten(objects: Objects) -> list[str]:

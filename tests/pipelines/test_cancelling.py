@@ -13,7 +13,7 @@ import pytest
 from components.common import waiting
 from components.common.objects import open_objects
 from components.common.spec import Spec
-from pipelines import following, kubeflow
+from pipelines import cancelling, following, kubeflow
 from pipelines.phased import cluster_info
 from pipelines.submitting import start, upload
 from tests.kfp_api import server as kfp_api
@@ -110,7 +110,10 @@ def test_where_kubeflow_does_not_end_it_the_rayjobs_go_all_the_same(
     monkeypatch.setattr(kubeflow, "PAUSES", (0.0,))
     server.script = []
     server.faults.append(kfp_api.Fault("POST .*:terminate", 100, status))
+    ended: list[str] = []
+    monkeypatch.setattr(cancelling, "_end_tracking", lambda known: ended.append(known.id))
     code, said = phasetune("cancel", run, "--host", server.url)
+    assert ended == []  # it goes on, also for MLflow
     assert (code, "Kubeflow does not end it: Kubeflow at" in said, why in said) == (1, True, True), said
     assert "told to end" not in said
     assert sorted(jobs.names("rayjobs")) == ["phases-b-1", "phases-c-1"]

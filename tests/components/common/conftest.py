@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ import pytest
 
 from components.common import rayjob_log, rayjob_wait
 from components.common.spec import Spec
+from components.common.store import Store
 from tests import needed
 from tests.kubernetes_api import kuberay as rayjobs
 from tests.kubernetes_api import schemas
@@ -40,6 +42,25 @@ def s3_place(s3_server: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> st
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty place for a store, of either kind."""
     return str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3_place")
+
+
+@pytest.fixture
+def store(place: str) -> Store:
+    """An empty store, of either kind."""
+    return Store(place)
+
+
+@pytest.fixture
+def warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Reads what the user was warned of so far."""
+    path = tmp_path / "events"
+    monkeypatch.setenv("PHASETUNE_EVENTS", str(path))
+
+    def said() -> list[str]:
+        events = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+        return [event["warning"] for event in events if "warning" in event]
+
+    return said
 
 
 class Disturbance:

@@ -18,13 +18,6 @@ ABOUT = {"size": 4, "sha256": hashlib.sha256(EVIL).hexdigest()}
 OUTSIDE = ["../escaped", "a/../../escaped", "/escaped", "a//escaped", "a/", ".", "..", "", "a/./b", "a\0b"]
 
 
-@pytest.fixture
-def events(tmp_path, monkeypatch):
-    path = tmp_path / "events"
-    monkeypatch.setenv("PHASETUNE_EVENTS", str(path))
-    return path
-
-
 @pytest.mark.parametrize("name", [*OUTSIDE, None, 3])
 def test_a_name_that_leads_elsewhere_is_refused(name):
     with pytest.raises(ValueError, match="is no name of a file inside"):
@@ -46,7 +39,7 @@ def everything(folder):
 
 
 @pytest.mark.parametrize("what", ["file", "absolute", "attempt"])
-def test_a_manifest_that_names_files_elsewhere_is_damaged_and_writes_nothing(place, tmp_path, events, what):
+def test_a_manifest_that_names_files_elsewhere_is_damaged_and_writes_nothing(place, tmp_path, warnings, what):
     store, escaped = Store(place), tmp_path / "escaped"
     file = {"file": "../../../../escaped", "absolute": str(escaped), "attempt": "escaped"}[what]
     attempt = "a/../../../../../.." if what == "attempt" else "a"
@@ -58,12 +51,12 @@ def test_a_manifest_that_names_files_elsewhere_is_damaged_and_writes_nothing(pla
         _ = store.find("phases", KEY).path
     assert everything(tmp_path) == before
     assert store.whole("phases", KEY) is None
-    assert "is damaged" in json.loads(events.read_text())["warning"]
+    assert "is damaged" in warnings()[0]
     assert not escaped.exists()
 
 
 @pytest.mark.parametrize("what", ["name", "file"])
-def test_a_checkpoint_with_names_that_lead_elsewhere_is_not_used(place, tmp_path, events, what):
+def test_a_checkpoint_with_names_that_lead_elsewhere_is_not_used(place, tmp_path, warnings, what):
     here, objects = CheckpointPlace(place, KEY, 0), open_objects(place)
     made, into = tmp_path / "made", tmp_path / "deep" / "into"
     made.mkdir()
@@ -88,8 +81,9 @@ def test_a_checkpoint_with_names_that_lead_elsewhere_is_not_used(place, tmp_path
     step, folder = latest(here, into)
     assert (step, (folder / "state").read_text(), folder.parent) == (10, "good", into)
     assert (tmp_path / "deep" / "victim" / "state").read_text() == "mine"
-    assert "step 20" in events.read_text()
-    assert "is damaged" in events.read_text()
+    (warning,) = warnings()
+    assert "step 20" in warning
+    assert "is damaged" in warning
     clear(here)
     assert objects.read(victim) == EVIL  # nor is anything deleted by such a name
 

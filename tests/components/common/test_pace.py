@@ -23,11 +23,6 @@ def like(made, index=0):
     return alike(made, expand(made, 17)[0].phases[index])
 
 
-@pytest.fixture
-def store(place):
-    return Store(place)
-
-
 def note(store, like, seconds, tokens=1000, examples=10):
     about = {"alike": like, "train_seconds": seconds, "tokens": tokens, "sequence": examples}
     note_pace(store, spec(), about)

@@ -29,11 +29,6 @@ def key(letter):
     return letter * 32
 
 
-@pytest.fixture
-def store(place):
-    return Store(place)
-
-
 def make(store, letter, kind="phases", parent="", content="x" * 100):
     with store.make(kind, key(letter), {"parent_key": key(parent)} if parent else {}) as folder:
         (folder / "weights").write_text(content)

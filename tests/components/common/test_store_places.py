@@ -19,19 +19,6 @@ from components.common.store import Store, folder_of
 KEY = "0123456789abcdef" * 2
 
 
-@pytest.fixture
-def store(place):
-    return Store(place)
-
-
-@pytest.fixture
-def events(tmp_path, monkeypatch):
-    """Reads what was said so far."""
-    path = tmp_path / "events"
-    monkeypatch.setenv("PHASETUNE_EVENTS", str(path))
-    return lambda: [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def make(store, content="x", info=None, key=KEY):
     with store.make("phases", key, info or {}) as folder:
         (folder / "model").mkdir()
@@ -121,16 +108,16 @@ def test_a_killed_maker_leaves_nothing_that_is_found(store):
 
 
 @pytest.mark.parametrize("damage", ["changed", "longer", "gone"])
-def test_a_damaged_entry_is_set_aside_named_and_made_again(store, events, damage):
+def test_a_damaged_entry_is_set_aside_named_and_made_again(store, warnings, damage):
     make(store, "abc")
     if damage == "gone":
         store.objects.remove([weights(store)])
     else:
         store.objects.write(weights(store), b"abd" if damage == "changed" else b"abcd")
     assert store.find("phases", KEY) is not None  # who only looks moves nothing
-    assert events() == []
+    assert warnings() == []
     assert store.whole("phases", KEY) is None
-    (said,) = [event["warning"] for event in events()]
+    (said,) = warnings()
     assert said.startswith(f"phases/{KEY[:12]} in the store is damaged (model/weights ")
     assert ".damaged/" in said
     assert store.find("phases", KEY) is None
@@ -139,28 +126,28 @@ def test_a_damaged_entry_is_set_aside_named_and_made_again(store, events, damage
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b'{"info": 5, "files": {}}', b"\xff\xfe\x00", b"null"])
-def test_a_damaged_manifest_is_said_by_who_looks_and_set_aside_by_who_needs_it(store, events, text):
+def test_a_damaged_manifest_is_said_by_who_looks_and_set_aside_by_who_needs_it(store, warnings, text):
     make(store)
     store.objects.write(f"phases/{KEY}/manifest.json", text)
     with pytest.raises(Damaged, match=r"the manifest of .* is damaged"):
         store.find("phases", KEY)
     assert store.whole("phases", KEY) is None
-    assert "is damaged" in events()[0]["warning"]
+    assert "is damaged" in warnings()[0]
     make(store, "abc")
     assert (store.whole("phases", KEY).path / "model" / "weights").read_text() == "abc"
 
 
-def test_an_entry_that_was_made_again_meanwhile_is_not_set_aside(store, events):
+def test_an_entry_that_was_made_again_meanwhile_is_not_set_aside(store, warnings):
     make(store, "abc")
     old = store.entries.raw_manifest("phases", KEY)
     store.set_aside("phases", KEY, old, "some reason")
     make(store, "abc", {"again": True})
     store.set_aside("phases", KEY, old, "some reason")
     assert store.whole("phases", KEY).info == {"again": True}
-    assert len(events()) == 1
+    assert len(warnings()) == 1
 
 
-def test_a_step_that_reads_a_damaged_result_says_so_and_the_next_run_makes_it_again(store, events):
+def test_a_step_that_reads_a_damaged_result_says_so_and_the_next_run_makes_it_again(store, warnings):
     entry = make(store, "abc")
     reference = Reference.from_json(Reference(entry.key, entry.uri).to_json())
     assert (reference.folder / "model" / "weights").read_text() == "abc"

@@ -6,31 +6,21 @@ import time
 import pytest
 
 from components.common.checkpoints import CheckpointPlace, clear, latest, save, unfinished
+from components.common.errand import Errand
 from components.common.errors import Damaged
 from components.common.lease import acquire, held, in_use, leased_token, register_name, take_free
+from components.common.leaving import lost_before, note_lost
 from components.common.names import listed_parts
 from components.common.records import RunInfo, RunRecords, StepRecord
 from components.common.store import Store
 from components.common.store_gc import Decision, decide, sweep
 from components.common.store_inventory import take_inventory
+from components.common.waiting import jobs_of, note
 
 KEY = "0123456789abcdef" * 2
 DEEP = b"[" * 100_000
 PLAIN = {"size": 1, "sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}  # of an "x"
 HOLDER = {"token": 3, "id": "i", "heartbeat": 1.0, "holder": {"host": "h", "pid": 1, "run": "r"}}
-
-
-@pytest.fixture
-def store(place):
-    return Store(place)
-
-
-@pytest.fixture
-def events(tmp_path, monkeypatch):
-    """Reads the warnings so far."""
-    path = tmp_path / "events"
-    monkeypatch.setenv("PHASETUNE_EVENTS", str(path))
-    return lambda: [json.loads(line)["warning"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def make(store, key=KEY):
@@ -144,6 +134,36 @@ def test_a_stray_object_ends_nothing_and_stays(store, name):
     assert store.whole("phases", KEY) is not None
 
 
+@pytest.mark.parametrize("name", ["waiting/x", "waiting/a/b/c"])
+def test_a_stray_beside_those_who_wait_is_passed_by(store, name):
+    store.objects.write(name, b"")
+    note(store.objects, "job", "r")
+    assert jobs_of(store.objects, "r") == ["job"]
+
+
+RECORDS = [b"", b"[", b"\xff", b"null", b"[]", DEEP, b'{"no": "name of ours"}', b"{}"]
+
+
+@pytest.mark.parametrize("body", RECORDS)
+def test_a_damaged_record_is_named(store, body):
+    used(store, KEY)
+    for step in ("run", "report"):
+        store.objects.write(f"runs/r/{step}.json", body)
+    for read in (RunRecords(store.place, "r").info, lambda: RunRecords(store.place, "r").read("report")):
+        with pytest.raises(Damaged, match=r"the record .*runs/r/(run|report)\.json is damaged: "):
+            read()
+
+
+@pytest.mark.parametrize("body", [*RECORDS, b'{"failed": [], "said": "x", "ended": 1}'])
+def test_a_damaged_note_of_a_lost_attempt_tells_nothing(store, body):
+    errand = Errand("train", "r", "phases", KEY, "components.training.step:run", {})
+    note_lost(store.objects, errand, 2, "the job was lost")
+    assert lost_before(store.objects, errand) == (2, "the job was lost")
+    (name,) = [item.name for item in store.objects.list("runs") if "/lost/" in item.name]
+    store.objects.write(name, body)
+    assert lost_before(store.objects, errand) == (0, "")
+
+
 LEASES = [b"[", b"{}", b"null", b"[]", DEEP, b"\xff", b'{"token": 1, "holder": 3}', b'{"token": "x", "holder": null}']
 LEASES += [json.dumps({**HOLDER, **part}).encode() for part in ({"heartbeat": "x"}, {"heartbeat": float("nan")})]
 LEASES += [json.dumps({**HOLDER, **part}).encode() for part in ({"id": 3}, {"holder": {"host": "h"}})]
@@ -180,7 +200,7 @@ MANIFESTS += [b'{"files": {}, "info": {}, "created": 1%s}' % (b"0" * 400)]
 
 
 @pytest.mark.parametrize("body", [DEEP, *MANIFESTS])
-def test_a_manifest_that_is_none_is_damaged(store, events, body):
+def test_a_manifest_that_is_none_is_damaged(store, warnings, body):
     make(store)
     used(store, KEY)
     store.objects.write(f"phases/{KEY}/manifest.json", body)
@@ -189,7 +209,7 @@ def test_a_manifest_that_is_none_is_damaged(store, events, body):
     (going,) = [d for d in decide(store, 5) if d.what == "entry"]
     assert going.goes and "is damaged" in going.reason
     assert store.whole("phases", KEY) is None
-    (warning,) = events()
+    (warning,) = warnings()
     assert "is damaged" in warning
     make(store)
     assert store.whole("phases", KEY) is not None
@@ -227,14 +247,14 @@ POINTERS = [b"", b"[", b"null", DEEP, *(json.dumps(state).encode() for state in 
 
 
 @pytest.mark.parametrize("body", POINTERS)
-def test_a_damaged_pointer_is_named_and_counts_as_none(place, tmp_path, events, body):
+def test_a_damaged_pointer_is_named_and_counts_as_none(place, tmp_path, warnings, body):
     here, store = CheckpointPlace(place, KEY, 5), Store(place)
     checkpointed(store, tmp_path / "made", KEY)
     pointer = f"{here.folder}/pointer"
     _, version = store.objects.look(pointer)
     store.objects.swap(pointer, body, version)
     assert latest(here, tmp_path / "into") is None
-    (warning,) = events()
+    (warning,) = warnings()
     assert f"{here.folder}/pointer is damaged" in warning
     (tmp_path / "into").mkdir()
     save(here, 30, tmp_path / "made")
