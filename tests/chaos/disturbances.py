@@ -165,8 +165,15 @@ class Bucket:
         return [item["Key"].removeprefix(f"{self._prefix}/") for page in found for item in page.get("Contents", [])]
 
     def read(self, name: str) -> bytes:
-        """An object."""
-        return bytes(self._client.get_object(Bucket="bucket", Key=f"{self._prefix}/{name}")["Body"].read())
+        """An object.
+
+        Raises:
+            FileNotFoundError: If it is not there, maybe since it was listed: as of a file.
+        """
+        try:
+            return bytes(self._client.get_object(Bucket="bucket", Key=f"{self._prefix}/{name}")["Body"].read())
+        except self._client.exceptions.NoSuchKey:
+            raise FileNotFoundError(name) from None
 
     def write(self, name: str, data: bytes) -> None:
         """Put an object there."""
