@@ -19,6 +19,7 @@ from rich.console import Console
 
 from components.common.curriculum import expand
 from components.common.errors import UserError, mendable, redact
+from components.common.importing import importing
 from components.common.launcher import SESSION_MODULE, STOPPING, session
 from components.common.machine import machine, versions
 from components.common.phase_data import preparing_places
@@ -105,7 +106,8 @@ def _open_tracking(spec: Spec, info: RunInfo, console: Console) -> dict[str, str
 
 
 def _execute(spec: Spec, info: RunInfo, output_dir: Path, console: Console) -> None:
-    from pipelines.phased import run_locally
+    with importing():
+        from pipelines.phased import run_locally
 
     log = output_dir / LOG_FILE
     scratch, events = output_dir / f".kfp-{info.run}", output_dir / f".events-{info.run}.jsonl"

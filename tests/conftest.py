@@ -6,6 +6,7 @@ The environment is set when this file is read, before any test imports torch, bo
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import re
 import sys
@@ -139,6 +140,16 @@ def _working_directory() -> Iterator[None]:
     after = Path.cwd()
     os.chdir(before)
     assert after == before, f"the test left the working directory at {after}; use monkeypatch.chdir"
+
+
+@pytest.fixture(autouse=True)
+def _imported_for_good() -> Iterator[None]:
+    """What a test has imported is not looked through for garbage in each of the tests that follow."""
+    before = len(sys.modules)
+    yield
+    if len(sys.modules) > before + 100:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

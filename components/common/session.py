@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import importlib
 import json
 import os
@@ -28,6 +27,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from components.common.importing import importing
 from components.common.session_call import become_a_new_program, die_with_parent, module_of, serve_call
 
 PRELOAD = (
@@ -116,21 +116,16 @@ class Session:
 
     def _preload(self, target: str) -> None:
         """Import once what every child would import, the module of what is called among it."""
-        before = len(sys.modules)
-        if not self._preloaded:
-            for name in PRELOAD:
-                importlib.import_module(name)
-            from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+        with importing():
+            if not self._preloaded:
+                for name in PRELOAD:
+                    importlib.import_module(name)
+                from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-            get_checkpoint_conversion_mapping("llama")  # makes the table of all architectures: a third of a second
-            self._preloaded = True
-        with contextlib.suppress(Exception):  # the child meets it again, and has somebody to tell
-            importlib.import_module(module_of(target))
-        if len(sys.modules) > before:
-            # What is imported stays: the children's garbage collection need not look at it again and again, and its
-            # pages stay shared with them.
-            gc.collect()
-            gc.freeze()
+                get_checkpoint_conversion_mapping("llama")  # makes the table of all architectures: a third of a second
+                self._preloaded = True
+            with contextlib.suppress(Exception):  # the child meets it again, and has somebody to tell
+                importlib.import_module(module_of(target))
 
     def _fork_call(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
         afresh = _cuda_has_started()  # asked here: of a fork torch says that it has not

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from components.common.errors import UserError, redact
+from components.common.importing import importing
 from components.common.progress import say
 
 PROBE_SECONDS = 3.0
@@ -112,7 +113,8 @@ def reachable(uri: str) -> bool:
 def connect(uri: str) -> Any:
     """An `MlflowClient` on a resolved URI; where an SQLite file does not exist it is made, which takes seconds once."""
     quiet()
-    from mlflow import MlflowClient
+    with importing():
+        from mlflow import MlflowClient
 
     database = database_file(uri)
     if database is not None and not database.exists():

@@ -79,7 +79,8 @@ def _columns(record: StepRecord, names: list[str]) -> dict[str, list[Any]] | Non
     folder = folder_of(record.uri)
     if folder is None or not (folder / EXAMPLES).is_file():
         return None
-    columns: dict[str, list[Any]] = pq.read_table(folder / EXAMPLES, columns=names).to_pydict()
+    with pq.ParquetFile(folder / EXAMPLES) as file:  # `read_table` would import pandas
+        columns: dict[str, list[Any]] = file.read(names).to_pydict()
     return columns
 
 

@@ -89,6 +89,11 @@ def halo() -> list[AbstractPathEffect]:
 
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG, with no date inside: the same numbers give the same bytes."""
+    layout = figure.get_layout_engine()
+    if layout is not None:  # once: while it has one, saving arranges and draws the figure twice
+        figure.set_dpi(_DPI)
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.common.importing import importing
 from components.common.records import RunRecords, StepRecord
 from components.reporting.comparisons import Comparisons, compare
 from components.reporting.measures import MEASURES
@@ -81,7 +82,8 @@ def write_report(records: RunRecords, out: Path, started: float | None = None) -
 
 def draw(results: Results, found: Comparisons) -> dict[str, Picture]:
     """Every plot for which there are results, by name."""
-    from components.reporting import learning_plot, plots, step_plots
+    with importing():
+        from components.reporting import learning_plot, plots, step_plots
 
     def figures(width: float) -> dict[str, Figure | None]:
         made: dict[str, Figure | None] = {

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.common.errand import INSIDE
+from components.common.importing import importing
 from components.common.models import context_length, load_model, load_tokenizer, model_folder, quiet
 from components.common.progress import Progress
 from components.common.rendering import encode, reply_header
@@ -45,12 +46,12 @@ class Scorer:
         from components.common.spec import ModelSpec
 
         quiet()
-        set_reproducible(threads)
-        folder = model_folder(job["scorer"])
-        self._tokenizer = load_tokenizer(folder)
+        folder, device = model_folder(job["scorer"]), "cuda" if job["gpus"] else "cpu"
+        with importing():
+            set_reproducible(threads)
+            self._tokenizer = load_tokenizer(folder)
+            self._model = load_model(folder, ModelSpec.model_validate(job["model_spec"]), device)
         self._limit = min(limit, context_length(folder))
-        device = "cuda" if job["gpus"] else "cpu"
-        self._model = load_model(folder, ModelSpec.model_validate(job["model_spec"]), device)
         self._header = reply_header(self._tokenizer)
         self._scoring = job["scoring"]
 

@@ -51,7 +51,8 @@ def rank_correlations(scores: Path) -> dict[str, float | None]:
     import numpy as np
     import pyarrow.parquet as pq
 
-    table = pq.read_table(scores, columns=["difficulty", "tokens", "fields"])
+    with pq.ParquetFile(scores) as file:  # `read_table` would import pandas
+        table = file.read(["difficulty", "tokens", "fields"])
     difficulty, tokens = (np.asarray(table[name], dtype=np.float64) for name in ("difficulty", "tokens"))
     given = np.array([given_difficulty(text) for text in table["fields"].to_pylist()], dtype=np.float64)
     known = np.isfinite(given)

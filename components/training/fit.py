@@ -14,6 +14,7 @@ from typing import Any
 from components.common.curriculum import PhasePlan, sequence, steps_of
 from components.common.errand import INSIDE
 from components.common.errors import UserError
+from components.common.importing import importing
 from components.training.nodes import open_courier
 from components.training.stopping import Stopped, asked, on_signals, watched
 from components.training.worker import TOLD, train_worker
@@ -48,21 +49,21 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
         method adds). What the phase leaves lies in `out/model`, and with `keep_optimizer` the optimizer's state in
         `out/optimizer`.
     """
-    from components.common.models import context_length, load_tokenizer, quiet
-    from components.training.selecting import check_selection
-    from components.training.step import tier_ids
-
     _see_one_gpu(job)
-    quiet()
     out, plan = Path(job["out"]).absolute(), PhasePlan.from_json(job["plan"])  # workers are in folders of their own
+    with importing():
+        from components.common.models import context_length, load_tokenizer, quiet
+        from components.training.selecting import check_selection
+        from components.training.step import tier_ids
+
+        method = importlib.import_module(f"components.training.{plan.method}")
+    quiet()
     job = {**job, "out": str(out)}
     files = {int(tier): Path(path) for tier, path in job["tiers"].items()}
-    folder = Path(job["model"])
+    folder, scratch = Path(job["model"]), out / "scratch"
     order = sequence(plan, tier_ids(files), job["seed"])
-    scratch = out / "scratch"
     scratch.mkdir()
     limit, tokenizer = min(plan.settings.max_length, context_length(folder)), load_tokenizer(folder)
-    method = importlib.import_module(f"components.training.{plan.method}")
     started = time.time()
     marks = {"fit": started}
     with on_signals(scratch):
@@ -100,8 +101,11 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     from components.common.launcher import connect_ray, set_ray_environment
 
     set_ray_environment()  # Ray reads it when it is imported
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    with importing():
+        import ray.train
+        from ray.train.torch import TorchConfig
+
+        from components.training.lean import LeanTrainer
 
     workers, gpus = job["compute"]["workers"], job["gpus_per_worker"]
     alone = workers == 1
@@ -111,7 +115,7 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
         connect_ray()
         # In a Ray cluster the workers may be on other machines.
         job = {**job, "courier": open_courier(job) if INSIDE in os.environ else None}
-    trainer = TorchTrainer(
+    trainer = LeanTrainer(
         train_worker,
         train_loop_config=job,
         torch_config=TorchConfig(timeout_s=_PATIENCE),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 from components.common.errors import DataError, UserError
+from components.common.importing import importing
 from components.common.progress import say
 from components.common.spec_phases import rollback_factor
 from components.training.nodes import at_hand
@@ -46,10 +48,13 @@ def train_worker(job: dict[str, Any]) -> None:
 
 
 def _train(job: dict[str, Any], rank: int, workers: int) -> dict[str, Any]:
-    import torch.distributed
+    with importing():
+        import torch.distributed
 
-    from components.training.attempt import train
-    from components.training.curve import Diverged
+        from components.training.attempt import train
+        from components.training.curve import Diverged
+
+        importlib.import_module(f"components.training.{job['plan']['method']}")
 
     if asked(Path(job["scratch"])):
         raise Stopped

@@ -49,6 +49,7 @@ def test_a_loss_that_is_no_number_stops_the_phase(ready):
     assert place.ended(place.start(), 1)[1] == err
 
 
+@pytest.mark.soak
 def test_a_rollback_goes_on(ready):
     place = ready(**exploding(on_divergence="rollback(0.5)"))
     out = place.again()

@@ -13,7 +13,7 @@ STEP = 10
 """Checkpoints of this step or a later one are there when the fault comes."""
 
 
-@pytest.mark.parametrize("method", ["sft", "grpo"])
+@pytest.mark.parametrize("method", ["sft", pytest.param("grpo", marks=pytest.mark.soak)])
 def test_a_worker_is_killed(ready, calm, method):
     """The only worker is a child of the session; its step fails and says so."""
     place = ready(method)

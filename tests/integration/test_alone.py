@@ -83,7 +83,7 @@ def test_a_phase_of_another_method_trains_alone(lab):
     assert (lab.folder / "preferred" / "model" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("method", ["ifd", pytest.param("loss", marks=pytest.mark.proof)])
+@pytest.mark.parametrize("method", ["ifd", pytest.param("loss", marks=[pytest.mark.proof, pytest.mark.soak])])
 def test_a_model_scores(lab, method):
     (data,) = (lab.folder / "lab").glob("instructions*.jsonl")
     lab.run("score", data, "--method", method, "--out", method)

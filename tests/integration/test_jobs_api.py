@@ -70,6 +70,7 @@ def test_a_killed_driver_is_followed_by_another_attempt(head, new_work, calm):
     assert new == ["FAILED", "SUCCEEDED"]
 
 
+@pytest.mark.soak
 def test_a_waiting_step_that_is_killed_finds_its_job_again(head, new_work, calm):
     work = new_work()
     before = {job["submission_id"] for job in head.jobs()}
@@ -162,6 +163,7 @@ def test_a_wrong_token_is_one_clear_error(new_work):
     assert "RAY_AUTH_TOKEN" in out.partition("remedy:")[2]
 
 
+@pytest.mark.soak
 def test_what_the_driver_says_arrives_and_is_not_tried_again(head, new_work):
     """The rate ruins the model at its second step: the user must mend it, and another attempt would not."""
     work = new_work(learning_rate=1e30, warmup_ratio=0.0)

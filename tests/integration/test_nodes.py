@@ -97,6 +97,7 @@ def test_a_node_that_is_lost_is_done_without(cluster, new_work, calm):
     assert work.manifest()["info"]["resumed_at"] >= step
 
 
+@pytest.mark.soak
 def test_actors_of_other_nodes_score_the_rows_of_the_drivers_machine(cluster, tmp_path):
     """The files lie on the driver's machine alone, whose node has no core to read them with."""
     head, _, _ = cluster

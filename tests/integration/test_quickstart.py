@@ -50,6 +50,7 @@ def test_the_difficulty_follows_the_steps_of_the_problem(quickstart):
     assert json.loads((split / "split_report.json").read_text())["spearman_difficulty_given"] > 0.3
 
 
+@pytest.mark.soak
 def test_the_same_training_of_random_weights_learns_little(quickstart, lab_model):
     from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 

@@ -71,6 +71,7 @@ def test_a_step_that_is_killed_finds_its_rayjob_again(kubernetes_api, cluster, w
     assert kubernetes_api.names("rayjobs") == []
 
 
+@pytest.mark.soak
 def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(kubernetes_api, cluster, work, calm) -> None:
     waiting = work.train()
     step = rays.until(lambda: work.newest() >= 10 and work.newest(), "the checkpoint of step 10")

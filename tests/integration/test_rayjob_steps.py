@@ -88,7 +88,10 @@ def in_another_store(work: Any) -> Any:
     return work.with_compute(ray="local").with_store(rays.new_store())
 
 
-@pytest.mark.parametrize("kind", STEPS)
+# Phases as RayJobs are the matter of test_rayjob.py; scores have actors besides.
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "scores" else pytest.param(kind, marks=pytest.mark.soak) for kind in STEPS]
+)
 def test_a_step_is_done_by_the_driver_of_its_rayjob(kubernetes_api, cluster, work, kind) -> None:
     out = rays.ended(work.step(STEPS[kind]), 0)
     [driver] = cluster.drivers
@@ -105,8 +108,10 @@ def test_a_step_is_done_by_the_driver_of_its_rayjob(kubernetes_api, cluster, wor
 @pytest.mark.parametrize(
     ("kind", "ends"),
     [
-        *((kind, signal.SIGTERM) for kind in STEPS),
+        ("scores", signal.SIGTERM),
         ("phases", signal.SIGKILL),
+        pytest.param("phases", signal.SIGTERM, marks=pytest.mark.soak),
+        pytest.param("evaluations", signal.SIGTERM, marks=pytest.mark.soak),
         pytest.param("scores", signal.SIGKILL, marks=pytest.mark.soak),
         pytest.param("evaluations", signal.SIGKILL, marks=pytest.mark.soak),
     ],

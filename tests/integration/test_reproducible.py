@@ -51,13 +51,13 @@ def test_a_phase_trained_alone_has_the_bits_of_the_run(full, place, tiers, curri
 
 @pytest.mark.proof
 def test_every_core_gives_the_same_bits_too(new_place):
-    """With the default number of threads, with two seeds, and with the tiers in the other order."""
-    changes = {"compute": {}, "seeds": [1, 2], "curriculum": {"order": "descending", "replay": 0.2}}
+    """With the default number of threads, with another seed, and with the tiers in the other order."""
+    changes = {"compute": {}, "seed": 2, "curriculum": {"order": "descending", "replay": 0.2}}
     changes["curriculum"]["sft"] = {"epochs": 2, "learning_rate": 1.0e-3, "batch_size": 32, "max_length": 256}
     bits = []
     for name in ("one", "other"):
         place = new_place(name)
         place.run("run", place.spec(changes))
         bits.append(place.weights())
-    assert len(bits[0]) == 6
+    assert len(bits[0]) == 3
     assert bits[0] == bits[1]

@@ -84,6 +84,7 @@ def test_a_day_of_events(traced, capsys) -> None:
 
 @pytest.mark.proof
 @pytest.mark.timeout(120)
+@pytest.mark.soak
 def test_a_day_of_lines(traced, monkeypatch) -> None:
     monkeypatch.setattr(rayjob_log, "_PAUSE", 0.0)
     cluster, printed = Simulated(), itertools.count()
