@@ -61,6 +61,8 @@ def place(task: Any, spec: Spec, image: str, like: Any = None) -> None:
         like: A task of the same pipeline that has its pod already; KFP takes long to build the same again.
     """
     about = spec.compute.kubernetes
+    # It reads the source files of all its callers, for the message of an error that a task of one step never has.
+    task._ensure_container_spec_exists = lambda: None
     task.set_container_image(image)
     if about.retries:
         # Argo counts the longest duration from the first start: by default a step that waited an hour gets no retry.
@@ -75,7 +77,7 @@ def place(task: Any, spec: Spec, image: str, like: Any = None) -> None:
 
 
 def _on_any_platform(task: Any, spec: Spec) -> None:
-    """A pod's variables and its size; for each of these calls KFP reads the source files of all its callers."""
+    """A pod's variables and its size."""
     for name, value in {**ENVIRONMENT, EVENTS: PRINTED, **spec.compute.kubernetes.environment}.items():
         task.set_env_variable(name, value.replace("$", "$$"))  # Kubernetes would put in another variable's value
     pod = spec.compute.kubernetes.pipeline
