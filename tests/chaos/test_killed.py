@@ -42,7 +42,8 @@ def test_one_of_two_workers_is_killed(ready, calm, method):
     assert place.weights() == calm(method, 2).weights()
 
 
-@pytest.mark.parametrize("method", ["sft", pytest.param("grpo", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("method", ["sft", "grpo"])
 def test_the_driver_is_killed(ready, calm, method):
     place = ready(method)
     process = place.start()
@@ -66,6 +67,7 @@ def test_everything_is_killed_at_once(ready, calm):
     assert place.weights() == calm().weights()
 
 
+@pytest.mark.soak
 def test_ray_is_killed(ready, calm):
     place = ready("sft", 2)
     process = place.start(RAY_gcs_rpc_server_reconnect_timeout_s="5")  # a minute as Ray has it

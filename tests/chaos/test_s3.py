@@ -25,6 +25,7 @@ def disturbed(in_s3, monkeypatch):
     return place, disturbance
 
 
+@pytest.mark.soak
 def test_s3_fails_for_a_while(disturbed, calm):
     """While checkpoints are saved, and again while the phase is published; the run goes on and ends well."""
     place, disturbance = disturbed

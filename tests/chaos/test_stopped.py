@@ -28,7 +28,7 @@ def until_training(place, process):
         ("sft", 1, signal.SIGTERM, 143),
         pytest.param("grpo", 1, signal.SIGTERM, 143, marks=pytest.mark.soak),
         pytest.param("grpo", 1, signal.SIGINT, 130, marks=pytest.mark.soak),
-        ("sft", 2, signal.SIGINT, 130),
+        pytest.param("sft", 2, signal.SIGINT, 130, marks=pytest.mark.soak),
     ],
 )
 def test_a_stop_saves_the_phase_first(ready, calm, method, workers, number, code):

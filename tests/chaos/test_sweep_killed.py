@@ -12,7 +12,8 @@ import pytest
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("grid", marks=pytest.mark.soak), "random"])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["grid", "random"])
 def test_the_driver_is_killed(sweep_ready, calm_sweep, kind):
     there = sweep_ready(kind)
     process = there.start()
@@ -78,6 +79,7 @@ def test_the_process_that_holds_a_lease_is_killed(sweep_ready, calm_sweep):
     assert there.table() == calm_sweep("grid")
 
 
+@pytest.mark.soak
 def test_a_trial_diverges(sweep_ready):
     """Weights that a decay too large for the learning rate makes grow for ever: its trials fail, the others end."""
     there = sweep_ready("grid")
@@ -105,6 +107,7 @@ def test_a_trial_diverges(sweep_ready):
     assert there.results()["phases_trained"] == 0
 
 
+@pytest.mark.soak
 def test_the_disk_is_full(sweep_ready, calm_sweep, small_disk):
     """Others fill it while phases train; space is made, and the same command goes on."""
     there = sweep_ready("grid")

@@ -9,7 +9,7 @@ import pytest
 from tests.chaos import sweep_places
 from tests.chaos.disturbances import Disturbance
 
-pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.proof, pytest.mark.soak, pytest.mark.timeout(900)]
 OUTAGE = 60.0
 
 

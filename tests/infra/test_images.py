@@ -251,7 +251,8 @@ def test_every_component_imports_from_the_wheel_outside_the_checkout(wheel, tmp_
 
 @pytest.mark.proof
 @pytest.mark.timeout(1500)
-def test_the_install_steps_replayed_make_an_environment_that_works(file, tmp_path):
+def test_the_install_steps_replayed_make_an_environment_that_works(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_COMPILE", "no")  # few of the 28,000 files are imported here
     if shutil.which("python3.11") is None:
         pytest.skip("the locks are for Python 3.11, and no python3.11 is here")
     places = ["/opt/tools", "/opt/phasetune", "/build", "/torch", "/project", "/src", "/wheels"]

@@ -23,6 +23,7 @@ def peak(script: str, rows: int, pattern: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.soak
 def test_preparing_needs_less_memory_than_its_limit_allows_for_so_many_rows():
     # 1 million rows must stay under 1.5 GB: what grows with the rows, from 100,000 to 300,000, must leave room for that
     small = peak("prepare_million.py", 100_000, r"peak MiB (\d+)")
@@ -30,6 +31,7 @@ def test_preparing_needs_less_memory_than_its_limit_allows_for_so_many_rows():
     assert large + (large - small) / 200_000 * 700_000 < 1536
 
 
+@pytest.mark.soak
 def test_splitting_does_too():
     small = peak("split_million.py", 100_000, r"peak RSS (\d+) MiB")
     large = peak("split_million.py", 300_000, r"peak RSS (\d+) MiB")
@@ -40,7 +42,12 @@ def test_splitting_does_too():
     ("script", "told", "too_long"),
     [
         ("compile.py", ["12 phases, 3 controls"], "compiling took more than 0 s"),
-        ("reused_step.py", ["prepare", "score", "split", "train", "evaluate"], "a reused step took more than 0 s"),
+        pytest.param(
+            "reused_step.py",
+            ["prepare", "score", "split", "train", "evaluate"],
+            "a reused step took more than 0 s",
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_a_limit_that_is_missed_is_an_error(script, told, too_long):

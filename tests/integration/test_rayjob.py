@@ -97,6 +97,7 @@ def test_an_api_that_is_away_changes_nothing(kubernetes_api, cluster, work, calm
     assert work.weights() == calm
 
 
+@pytest.mark.soak
 def test_a_run_that_is_stopped_leaves_nothing(kubernetes_api, cluster, work) -> None:
     waiting = work.train()
     rays.until(lambda: work.newest() >= 5, "a checkpoint")

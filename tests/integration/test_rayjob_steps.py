@@ -145,6 +145,7 @@ def table(found: dict[str, Any]) -> dict[str, Any]:
     return {"verdict": found["verdict"], **rows}
 
 
+@pytest.mark.soak  # test_sweep_nodes.py has one in a cluster, by the Jobs API
 def test_a_sweep_is_one_rayjob_with_the_table_of_this_machine(kubernetes_api, cluster, head, tmp_path) -> None:
     evaluation = {"max_new_tokens": 3, "max_examples": 4, "resamples": 100}
     base = {**rays.SPEC, "curriculum": {"sft": SHORT}, "evaluation": evaluation}

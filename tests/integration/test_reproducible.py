@@ -50,6 +50,7 @@ def test_a_phase_trained_alone_has_the_bits_of_the_run(full, place, tiers, curri
 
 
 @pytest.mark.proof
+@pytest.mark.soak
 def test_every_core_gives_the_same_bits_too(new_place):
     """With the default number of threads, with another seed, and with the tiers in the other order."""
     changes = {"compute": {}, "seed": 2, "curriculum": {"order": "descending", "replay": 0.2}}

@@ -99,6 +99,7 @@ def test_a_stop_by_force(place, gone, workers):
 
 
 @pytest.mark.proof
+@pytest.mark.soak
 def test_three_stops_at_once(place, gone):
     """An impatient user presses Ctrl-C three times."""
     process = place.start("run", place.spec({**CHANGES, "tracking": {"enabled": False}}))

@@ -305,6 +305,7 @@ def test_an_adapter_on_the_output_layer_is_refused(grpo_job):
 
 
 @pytest.mark.proof
+@pytest.mark.soak
 def test_two_workers_learn_what_one_learns(grpo_job, tmp_path):
     jobs = [grpo_job(f"by-{workers}", spec={"compute": {"workers": workers}}) for workers in (1, 2)]
     with session(tmp_path / "ray"):
