@@ -337,6 +337,8 @@ def test_ray_listens_on_loopback_only_and_nothing_outlives_a_killed_driver(insid
     commands = [one.as_dict(["cmdline"])["cmdline"] or [] for one in descendants]
     [agent] = [part for one in commands for part in one if part.startswith("--dashboard_agent_command=")]
     assert "--minimal" in agent
+    programs = {Path(part).name for one in commands for part in one[:3]}
+    assert programs.isdisjoint({"dashboard.py", "monitor.py", "log_monitor.py"}), programs
     listening = [
         connection.laddr.ip.removeprefix("::ffff:")  # an IPv4 address on a socket for both
         for process in descendants
