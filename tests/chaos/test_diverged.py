@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from tests.chaos.places import spec_of
 
-pytestmark = pytest.mark.proof
+pytestmark = [pytest.mark.proof, pytest.mark.soak]
 SAID = re.compile(
     r"error: train main 2 \(exploding\): the (training loss|gradient's norm) is (nan|inf) at step (\d+) "
     r"\(learning rate 0\.001\); the batch's examples: ([0-9a-f, ]+)\n"
@@ -49,7 +49,6 @@ def test_a_loss_that_is_no_number_stops_the_phase(ready):
     assert place.ended(place.start(), 1)[1] == err
 
 
-@pytest.mark.soak
 def test_a_rollback_goes_on(ready):
     place = ready(**exploding(on_divergence="rollback(0.5)"))
     out = place.again()

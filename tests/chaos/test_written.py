@@ -38,6 +38,7 @@ def test_a_kill_while_a_checkpoint_is_written(ready, calm, method):
     assert place.weights() == calm(method).weights()
 
 
+@pytest.mark.soak  # test_bad_input.py has a full disk too
 def test_the_disk_is_full(ready, calm, small_disk):
     """Others fill the disk while a phase trains; space is made, and the phase goes on from its last checkpoint."""
     place = ready()

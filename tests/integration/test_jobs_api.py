@@ -113,6 +113,7 @@ def test_two_runs_share_a_job_and_the_last_to_go_stops_it(head, new_work):
     assert [lease["holder"] for lease in leases] == [None]
 
 
+@pytest.mark.soak
 def test_cancel_stops_the_job_of_a_run_whose_steps_were_ended(head, new_work, monkeypatch):
     """Kubeflow ends the pods first, at once; what they waited for goes on until `phasetune cancel` comes to it."""
     work = new_work(epochs=40)

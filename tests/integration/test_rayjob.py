@@ -83,6 +83,7 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(kubernetes_api,
     assert kubernetes_api.names("rayjobs") == []
 
 
+@pytest.mark.soak
 def test_an_api_that_is_away_changes_nothing(kubernetes_api, cluster, work, calm) -> None:
     waiting = work.train()
     rays.until(lambda: work.newest() >= 5, "a checkpoint")

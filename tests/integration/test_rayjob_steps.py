@@ -108,8 +108,8 @@ def test_a_step_is_done_by_the_driver_of_its_rayjob(kubernetes_api, cluster, wor
 @pytest.mark.parametrize(
     ("kind", "ends"),
     [
-        ("scores", signal.SIGTERM),
         ("phases", signal.SIGKILL),
+        pytest.param("scores", signal.SIGTERM, marks=pytest.mark.soak),
         pytest.param("phases", signal.SIGTERM, marks=pytest.mark.soak),
         pytest.param("evaluations", signal.SIGTERM, marks=pytest.mark.soak),
         pytest.param("scores", signal.SIGKILL, marks=pytest.mark.soak),

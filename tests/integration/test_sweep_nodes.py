@@ -118,6 +118,7 @@ def test_nodes_come_to_the_table_of_one_machine(cluster, new_work, calm):
     assert work.names("waiting") == work.names("checkpoints") == []
 
 
+@pytest.mark.soak
 def test_a_stop_saves_the_state_and_a_lost_node_is_done_without(cluster, new_work, calm):
     head, _, nodes = cluster
     work = new_work()
