@@ -110,6 +110,7 @@ def test_a_run_that_is_stopped_leaves_nothing(kubernetes_api, cluster, work) -> 
     assert [lease["holder"] for lease in leases] == [None]
 
 
+@pytest.mark.soak
 def test_what_the_driver_says_arrives(kubernetes_api, cluster, s3, tmp_path) -> None:
     """The rate ruins the model at its second step: the user must mend it, and another attempt would not."""
     work = work_in(tmp_path / "work", s3, {**rays.LONG, "learning_rate": 1e30, "warmup_ratio": 0.0})

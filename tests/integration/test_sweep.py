@@ -132,6 +132,7 @@ def test_trials_that_mean_the_same_are_merged(copied):
 
 
 @pytest.mark.proof
+@pytest.mark.soak
 def test_a_random_search_draws_the_same_again(copied):
     rates = {"log_uniform": [1e-3, 3e-3]}
     space, search = {"curriculum.order": "permutations", RATE: rates}, {"method": "random", "trials": 2}
@@ -227,6 +228,7 @@ def test_a_budget_of_hours_that_is_spent_begins_nothing(sweep):
 
 
 @pytest.mark.proof
+@pytest.mark.soak
 def test_optimizers_that_are_carried_are_other_phases_and_controls_come_along(sweep):
     space = {"curriculum.sft.carry": ["none", "optimizer"], "controls": [["one_off"]]}
     found = sweep.run(space)

@@ -75,7 +75,10 @@ def test_different_numbers_of_seeds_are_refused():
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize(("candidates", "seeds"), [(2, 1), (5, 1), (2, 3), (5, 3), (8, 2)])
+@pytest.mark.parametrize(
+    ("candidates", "seeds"),
+    [(2, 1), (5, 3), *(pytest.param(*many, marks=pytest.mark.soak) for many in ((5, 1), (2, 3), (8, 2)))],
+)
 def test_equal_candidates_rarely_name_a_winner(candidates, seeds):
     """2,000 contests of equal candidates, whose seeds differ as training does: 5% may name a winner (to 6.5: three
     standard errors of the count)."""
