@@ -15,9 +15,7 @@ DEVICE ?= $(or $(firstword $(subst -, ,$(SET_UP))),cpu)
 CHECKSUM := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | tr -d ' ')
 STAMP := $(VENV)/.set-up-$(DEVICE)-$(CHECKSUM)
 UNFINISHED := $(VENV)/.unfinished
-PIP_INSTALL := $(PYTHON) -m pip install -qq --no-compile --disable-pip-version-check --no-input -c constraints.txt
-# By all cores, where pip would compile the files one by one; some packages carry files that are no Python 3.
-COMPILE := { $(PYTHON) -m compileall -qq -j 0 $(VENV)/lib || true; }
+PIP_INSTALL := $(PYTHON) -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 
 TORCH_VERSION := $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' constraints.txt)
 TORCH_cpu := torch==$(TORCH_VERSION)
@@ -60,7 +58,7 @@ $(STAMP):
 	@rm -f $(VENV)/.set-up-*
 	@echo "Installing the pinned packages into $(VENV), torch for $(DEVICE) (about two minutes the first time)"
 	@echo $$$$ > $(UNFINISHED); \
-	$(PIP_INSTALL) setuptools '$(TORCH_$(DEVICE))' && $(PIP_INSTALL) --no-build-isolation -e '.[dev]' && $(COMPILE); \
+	$(PIP_INSTALL) setuptools '$(TORCH_$(DEVICE))' && $(PIP_INSTALL) --no-build-isolation -e '.[dev]'; \
 	code=$$?; [ $$code -ge 128 ] || rm -f $(UNFINISHED); exit $$code
 	@touch $@
 
