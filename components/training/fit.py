@@ -56,8 +56,8 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
         from components.training.selecting import check_selection
         from components.training.step import tier_ids
 
+        quiet()  # before TRL is imported: the hub's client reads then whether it may report
         method = importlib.import_module(f"components.training.{plan.method}")
-    quiet()
     job = {**job, "out": str(out)}
     files = {int(tier): Path(path) for tier, path in job["tiers"].items()}
     folder, scratch = Path(job["model"]), out / "scratch"
