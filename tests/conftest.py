@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MARK = "PHASETUNE_TEST_SESSION"
 """Every process that descends from this one has the variable with this session's value, also when orphaned."""
 SERVERS = re.compile(
-    r"\braylet\b|\bgcs_server\b|\bmlflow\b.*\b(server|ui)\b|\bmlflow\.server\b|\bmoto_server\b|/bin/postgres\b"
+    r"\braylet\b|\bgcs_server\b|\bmlflow\b.*\b(server|ui)\b|\bmlflow\.server\b|\bservices/moto\.py\b|/bin/postgres\b"
 )
 _FROM_OUTSIDE = re.compile(r"^(AWS_|MLFLOW_|RAY_|HF_|HUGGING_FACE_|KUBERNETES_|KUBECONFIG$|PHASETUNE_(?!NO_SKIP$))")
 """PHASETUNE_NO_SKIP is the tests' own: see needed.py."""

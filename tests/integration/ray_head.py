@@ -27,6 +27,8 @@ import psutil
 import pytest
 import requests
 
+from tests.services import moto
+
 LONGEST = 240.0
 """Seconds after which something that does not come is a failure; nothing is measured by it."""
 SPEC: dict[str, Any] = {
@@ -97,9 +99,8 @@ def own_network() -> Iterator[None]:
 def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     """An S3 server as a process, with an empty bucket `bucket`; gives the variables of those who use it."""
     [port] = free_ports(1)
-    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
     with (folder / "s3.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(moto.command(port), stdout=log, stderr=log)
     variables = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "x",

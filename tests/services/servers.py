@@ -25,6 +25,8 @@ from urllib.parse import quote
 
 import psutil
 
+from tests.services import moto
+
 HOST = "127.0.0.1"
 BUCKET = "phasetune"
 _AUTHORIZATION = "mlflow.server.auth:authenticate_request_basic_auth"
@@ -179,10 +181,9 @@ class S3:
 
     def start(self) -> None:
         """Come, and make the bucket."""
-        command = [str(Path(sys.executable).with_name("moto_server")), "-H", HOST, "-p", str(self._port)]
         with self._log.open("wb") as out:
-            self._process = subprocess.Popen(command, stdout=out, stderr=out)
-        until("moto_server", lambda: listens(self._port), self._process, self._log)
+            self._process = subprocess.Popen(moto.command(self._port), stdout=out, stderr=out)
+        until("moto's server", lambda: listens(self._port), self._process, self._log)
         self.client().create_bucket(Bucket=BUCKET)
 
     def client(self) -> Any:

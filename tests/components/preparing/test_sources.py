@@ -11,13 +11,13 @@ from pathlib import Path
 import boto3
 import pytest
 from huggingface_hub import DatasetInfo, HfApi
-from moto.server import ThreadedMotoServer
 
 from components.common.errors import DataError
 from components.common.examples import Ledger, read_examples
 from components.common.spec import DataSpec
 from components.preparing.prepare import prepare
 from components.preparing.sources import fingerprint, looks_like_dataset_id, resolve
+from tests.services import moto
 
 ROWS = [{"instruction": f"i{n}", "output": f"o{n}"} for n in range(4)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -36,11 +36,8 @@ def ledger_of(tmp_path: Path, data: DataSpec) -> Ledger:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
+    with moto.serving() as address:
+        yield address
 
 
 @pytest.fixture
