@@ -28,6 +28,8 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 .PHONY: help quickstart setup check test proofs soak bench docs lab-model images image-test audit clean
 # A target that needs the set-up says so by itself; two of them at once would set up twice.
 .NOTPARALLEL:
+# What is compiled once is kept: every process of a run would compile our modules again where this is set.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -69,7 +71,7 @@ check: setup  ## Format, lint, types, and the house's own rules; about a minute 
 	@$(PYTHON) -m pytest -q tests/house
 
 test: check  ## The checks, the unit tests and the integration tests
-	@$(PYTHON) tests/streams.py "not proof" tests/integration/test_[!b]*.py
+	@$(PYTHON) tests/streams.py "not proof" tests/security tests/integration/test_[!b]*.py
 
 proofs: setup  ## The long proofs: chaos, studies, real servers
 	@$(PYTHON) tests/streams.py "proof and not soak" tests/chaos tests/integration/test_sweep*.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 
 import pyarrow.parquet as pq
 import pytest
@@ -95,15 +96,20 @@ def test_a_model_scores(lab, method):
     assert (about["method"], about["model"]) == (method, "lab")
 
 
+PUBLIC = [
+    ("self_instruct_seed_tasks.jsonl", 175, 0),
+    ("alpaca_gpt4_difficulty_stage3.jsonl", 6889, 9),
+]
+FURTHER = [
+    ("cherry_alpaca_ifd_5_percent.json", 3111, 0),
+    ("gsm8k_test.jsonl", 1319, 0),
+    ("adversarial_qa_context.jsonl", 200, 0),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "rows_in", "rejected"),
-    [
-        ("cherry_alpaca_ifd_5_percent.json", 3111, 0),
-        ("gsm8k_test.jsonl", 1319, 0),
-        ("self_instruct_seed_tasks.jsonl", 175, 0),
-        ("adversarial_qa_context.jsonl", 200, 0),
-        ("alpaca_gpt4_difficulty_stage3.jsonl", 6889, 9),
-    ],
+    [*PUBLIC, *(pytest.param(*one, marks=[pytest.mark.proof, pytest.mark.soak]) for one in FURTHER)],
 )
 def test_public_data_is_read_scored_and_split(place, shared_data, name, rows_in, rejected):
     place.run("score", shared_data / name, "--method", "length", "--out", "scores")
@@ -192,6 +198,17 @@ def test_the_plan_s_spec_is_the_same_run(full, tmp_path):
     again = full.run("plan", tmp_path / "resolved.yaml").stdout
     assert planned(again) == planned(out)
     assert full.run("validate", tmp_path / "resolved.yaml").stdout.endswith("is valid: small\n")
+
+
+def test_a_port_in_use(full):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        said = full.run("ui", "runs/small", "--port", str(port), code=1).stderr
+    assert said.startswith(f"error: port {port} is in use")
+    assert f"--port {port + 1}" in said
+    assert "Traceback" not in said
 
 
 def test_a_plan_of_another_learning_rate_shares_the_tiers_and_no_phase(full):

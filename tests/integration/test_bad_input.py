@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -208,16 +207,6 @@ def test_a_file_that_is_not_there(place, fails, arguments):
     assert "absent" in fails(*arguments)
     assert not (place.folder / "x").exists()
     assert not list(place.folder.glob(".x-*"))
-
-
-def test_a_port_in_use(full, place, fails):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        port = listener.getsockname()[1]
-        said = fails("ui", full.folder / "runs" / "small", "--port", str(port))
-    assert f"port {port} is in use" in said
-    assert f"--port {port + 1}" in said
 
 
 def test_debug_shows_the_traceback(place):
