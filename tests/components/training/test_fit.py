@@ -65,6 +65,27 @@ def test_training_changes_the_weights_and_counts_what_it_saw(make_job):
     assert sorted(item.name for item in Path(job["out"]).iterdir()) == ["model"]
 
 
+METHOD_IMPORTED = """
+import json, sys
+from types import SimpleNamespace
+from components.training import fit
+def imported(name):
+    from huggingface_hub import constants
+    print(name, constants.HF_HUB_DISABLE_TELEMETRY)
+    sys.exit()
+fit.importlib = SimpleNamespace(import_module=imported)
+fit.fit(json.loads(sys.argv[1]))
+"""
+
+
+def test_the_hub_s_client_is_told_to_report_nothing_before_trl_is_imported(make_job, monkeypatch):
+    for name in ("DO_NOT_TRACK", "DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    command = [sys.executable, "-c", METHOD_IMPORTED, json.dumps(make_job("told"))]
+    ended = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True)
+    assert ended.stdout == "components.training.sft True\n"
+
+
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGKILL)", "os.kill(os.getpid(), signal.SIGTERM)"])
 def test_a_phase_that_was_ended_goes_on_bit_by_bit(make_job, tmp_path, how):
     uninterrupted = make_job("straight")
