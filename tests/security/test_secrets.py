@@ -77,7 +77,7 @@ def test_the_search_finds_what_it_looks_for(tmp_path, shift):
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_a_run_leaves_no_secret_behind(tmp_path, workers):
     """One worker trains in the step's process; two go through Ray, whose folder is looked through if it is left."""
     (tmp_path / "home").mkdir()
