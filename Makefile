@@ -74,7 +74,7 @@ test: check  ## The checks, the unit tests and the integration tests
 	@$(PYTHON) tests/streams.py "not proof" tests/security tests/integration/test_[!b]*.py
 
 proofs: setup  ## The long proofs: chaos, studies, real servers
-	@$(PYTHON) tests/streams.py "proof and not soak" tests/chaos tests/integration/test_sweep*.py
+	@$(PYTHON) tests/streams.py "proof and not soak" tests/chaos tests/integration/test_sweep*.py tests/security
 
 soak: setup  ## Proofs that others resemble (further methods, kinds, sizes) and the longest studies; before a release
 	@$(PYTHON) -m pytest -q -m soak

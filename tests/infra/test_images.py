@@ -249,26 +249,7 @@ def test_every_component_imports_from_the_wheel_outside_the_checkout(wheel, tmp_
     assert components_of_the_checkout() == set(names)
 
 
-def canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 @pytest.mark.proof
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("lock", ["requirements.lock", "torch-cpu.lock"])
-def test_pip_finds_what_a_lock_names_with_its_hashes(lock):
-    if sys.version_info[:2] != (3, 11):
-        pytest.skip("the locks are for Python 3.11")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
-    options = ["--no-deps", "--require-hashes", "--no-build-isolation", "--use-pep517", "-r", ROOT / "infra" / lock]
-    ended = subprocess.run([*command, *options], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    found = [one["metadata"] for one in json.loads(ended.stdout)["install"]]
-    assert {canonical(one["name"]): one["version"] for one in found} == pins(lock)
-
-
-@pytest.mark.proof
-@pytest.mark.soak
 @pytest.mark.timeout(1500)
 def test_the_install_steps_replayed_make_an_environment_that_works(file, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_COMPILE", "no")  # few of the 28,000 files are imported here
@@ -286,7 +267,7 @@ def test_the_install_steps_replayed_make_an_environment_that_works(file, tmp_pat
         "import json, importlib.metadata as m; print(json.dumps([[d.name, d.version] for d in m.distributions()]))"
     )
     printed = subprocess.run([python, "-c", program], cwd=elsewhere, check=True, capture_output=True, text=True).stdout
-    installed = {canonical(name): version for name, version in json.loads(printed)}
+    installed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in json.loads(printed)}
     project = {"phasetune": installed.get("phasetune", "missing")}
     assert installed == pins("requirements.lock") | pins("torch-cpu.lock") | project
     assert components_of_the_checkout() <= set(imported(python, environment, elsewhere))
