@@ -107,7 +107,10 @@ def _wanted(name: str) -> bool:
 def _files(path: Path) -> list[Path]:
     """The file itself, or the data files below a folder, sorted; hidden files and folders are passed over."""
     if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder", "check the path under `data` in the spec")
+        raise DataError(
+            f"{path}: there is no such file or folder",
+            "check the path, under `data` in the spec or on the command line",
+        )
     if path.is_dir():
         visible = (
             file for file in path.rglob("*") if not any(part.startswith(".") for part in file.relative_to(path).parts)
